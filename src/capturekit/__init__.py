@@ -1,0 +1,2 @@
+"""capturekit"""
+__version__ = "0.1.0"

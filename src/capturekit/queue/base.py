@@ -1,0 +1,325 @@
+"""Jobs, and what every queue promises about them. Pure: no I/O, no backend.
+
+A job's life belongs to the queue. It carries ids and small values, never pictures.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Annotated, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+DEFAULT_LEASE_S = 15.0
+"""A worker that has not been heard of for this long is taken for dead."""
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    SCHEDULED = "scheduled"
+    """Waits for its time: a delay, or the pause before another attempt."""
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """True when the job will not run again unless someone asks for it."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class CancelOutcome(StrEnum):
+    """What a cancel really did."""
+
+    CANCELLED = "cancelled"
+    """It had not started and never will."""
+    CANCELLING = "cancelling"
+    """It runs; its worker was told. The status says how it ended."""
+    ALREADY_FINISHED = "already_finished"
+    """It ended before; nothing changed."""
+
+
+class Beat(StrEnum):
+    """The answer to a heartbeat."""
+
+    HELD = "held"
+    CANCEL = "cancel"
+    """Still held, and someone asked for it to stop."""
+    LOST = "lost"
+    """Given to another attempt, or ended: stop, the answer has no effect."""
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class RetryPolicy(_Value):
+    """How often a job is tried and how long it waits in between."""
+
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """Attempts in all, those that killed their worker included."""
+    base_s: Annotated[float, Field(gt=0)] = 1.0
+    cap_s: Annotated[float, Field(gt=0)] = 300.0
+
+    def delay_s(self, attempt: int, uniform: Callable[[], float] = random.random) -> float:
+        """Seconds to wait after attempt number ``attempt`` (1, 2, …) failed.
+
+        Exponential backoff with full jitter, U(0, min(cap, base * 2^(attempt-1))): of the
+        jitters compared by Brooker (AWS Architecture Blog, 2015) it needs the least work.
+        """
+        # 2.0 ** 1023 is the largest a float holds; the cap is reached long before.
+        return uniform() * min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 1000))
+
+
+class Job(_Value):
+    """One unit of work, as it is submitted."""
+
+    id: Annotated[str, Field(min_length=1, max_length=200)]
+    """Chosen by the caller; the same id is taken once, so submitting again is harmless."""
+    kind: Annotated[str, Field(min_length=1, max_length=100)]
+    """Names the handler that runs it."""
+    payload: dict[str, JsonValue] = {}
+    queue: Annotated[str, Field(min_length=1, max_length=100)] = "default"
+    priority: int = 0
+    """Higher runs first; among equals, the one that waits longest."""
+    delay_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds from submission before it may run."""
+    retry: RetryPolicy = RetryPolicy()
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    batch: str | None = None
+    """Jobs submitted for one purpose share this name."""
+
+
+class JobError(_Value):
+    """Why an attempt failed."""
+
+    type: str
+    message: str
+    step: str | None = None
+    attempt: int
+
+
+class Attempt(_Value):
+    """One try of a job. Times are seconds since 1970, UTC."""
+
+    number: int
+    worker: str
+    started_at: float
+    finished_at: float | None = None
+    error: JobError | None = None
+
+
+class JobStatus(_Value):
+    """All that is known about a job. Times are seconds since 1970, UTC."""
+
+    id: str
+    kind: str
+    queue: str
+    state: JobState
+    priority: int
+    payload: dict[str, JsonValue]
+    batch: str | None = None
+    progress: Annotated[float, Field(ge=0, le=1)] = 0.0
+    attempts: tuple[Attempt, ...] = ()
+    queued_at: float
+    started_at: float | None = None
+    """Start of the newest attempt."""
+    finished_at: float | None = None
+    next_retry_at: float | None = None
+    """When a scheduled job is due."""
+    result: JsonValue = None
+    error: JobError | None = None
+    """Of the newest attempt that failed; kept while it is tried again."""
+    is_cancel_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of one submitted job."""
+
+    id: str
+    is_new: bool
+    """False when the id was known: the earlier job stands and this one was dropped."""
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run a job until ``expires_at``, extended by heartbeats.
+
+    ``attempt`` is the fence: an answer under an older attempt has no effect.
+    """
+
+    job: Job
+    attempt: int
+    worker: str
+    expires_at: float
+
+
+class WorkerInfo(_Value):
+    """A worker as the queue last heard of it."""
+
+    id: str
+    host: str
+    pid: int
+    concurrency: int
+    started_at: float
+    heartbeat_at: float
+    jobs: tuple[str, ...] = ()
+    """Ids of the jobs it holds."""
+
+
+class QueueStats(_Value):
+    """How much waits and how old it is."""
+
+    depth: dict[JobState, int]
+    """Jobs by state; every state is present."""
+    oldest_age_s: float | None
+    """Age of the oldest job that could run now; None when there is none."""
+    is_paused: bool
+
+
+class QueueBackend(Protocol):
+    """Keeps jobs and hands them out.
+
+    Every sentence here has a test in ``capturekit.testing.queue_contract``, which runs over
+    every backend. All methods may be called from many tasks, and those of a shared
+    backend from many processes. Use it as an async context manager. Storage trouble is a
+    ``StorageError``.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    async def submit(self, *jobs: Job) -> list[Submission]:
+        """Take the jobs, all or none of the new ones; answers are in their order.
+
+        A known id, whatever its state, is left as it is and told as not new. Submitted
+        means kept: on a durable backend a job survives the process.
+        """
+        ...
+
+    async def status(self, job_id: str) -> JobStatus:
+        """All that is known about the job. Raises UnknownJob."""
+        ...
+
+    async def statuses(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        batch: str | None = None,
+        limit: int = 100,
+    ) -> list[JobStatus]:
+        """Jobs in any of ``states`` (all when empty) and of ``batch``, newest first."""
+        ...
+
+    async def cancel(self, job_id: str) -> CancelOutcome:
+        """Stop the job and say what really happened. Raises UnknownJob.
+
+        A queued or scheduled job is cancelled and never runs. A running one is told by its
+        next heartbeat.
+        """
+        ...
+
+    async def retry(self, job_id: str) -> JobStatus:
+        """Queue a failed or cancelled job again, with its attempts counted from zero.
+
+        Attempt numbers go on, so that old answers stay fenced off. A job in another state
+        is left as it is. Raises UnknownJob.
+        """
+        ...
+
+    async def claim(
+        self,
+        worker: str,
+        *,
+        limit: int = 1,
+        lease_s: float = DEFAULT_LEASE_S,
+        queues: Sequence[str] = (),
+        job_id: str | None = None,
+    ) -> list[Lease]:
+        """Take up to ``limit`` jobs that are due, best priority and oldest first.
+
+        Nothing is handed out from a paused queue, except the one named by ``job_id``.
+        A job whose lease ran out is first put back to wait its backoff, or is ``failed``
+        with error type ``WorkerLost`` when its attempts are used up. ``queues`` names the
+        queues to take from; empty means all.
+        """
+        ...
+
+    async def heartbeat(
+        self, worker: WorkerInfo, leases: Sequence[Lease], *, lease_s: float = DEFAULT_LEASE_S
+    ) -> list[Beat]:
+        """Extend the leases, and make the worker known; answers are in their order."""
+        ...
+
+    async def report(self, lease: Lease, progress: float) -> None:
+        """Set the job's progress, 0 to 1. Without effect when the lease is lost."""
+        ...
+
+    async def finish(self, lease: Lease, result: JsonValue = None) -> None:
+        """The job succeeded. Raises LeaseLost when it was given away or ended."""
+        ...
+
+    async def fail(self, lease: Lease, error: JobError, *, is_permanent: bool = False) -> JobState:
+        """The attempt failed: schedule the next one, or end as ``failed``.
+
+        It ends when the error is permanent, attempts are used up, or a cancel was asked
+        for (then as ``cancelled``). Returns the job's new state. Raises LeaseLost.
+        """
+        ...
+
+    async def cancelled(self, lease: Lease) -> None:
+        """The worker stopped the job because it was asked to. Raises LeaseLost."""
+        ...
+
+    async def release(self, lease: Lease, *, delay_s: float = 0.0) -> None:
+        """Hand the job back unfinished; the attempt does not count. Raises LeaseLost.
+
+        For a worker that must stop, and for work that may not be done yet.
+        """
+        ...
+
+    async def forget_worker(self, worker_id: str) -> None:
+        """Strike a worker that leaves off the list. Its leases are not touched."""
+        ...
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Workers heard of within three default leases."""
+        ...
+
+    async def stats(self) -> QueueStats:
+        """Depth by state, oldest age, paused or not."""
+        ...
+
+    async def pause(self) -> None:
+        """Hand out nothing until ``resume``; running jobs go on."""
+        ...
+
+    async def resume(self) -> None:
+        """Hand out jobs again."""
+        ...
+
+    async def prune(self, *, older_than_s: float) -> int:
+        """Forget jobs that ended longer ago than this, and say how many."""
+        ...
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when there may be work, at the latest after ``timeout_s`` seconds.
+
+        A hint: it may return early, and other processes' jobs may only be noticed at the
+        timeout. Jobs submitted or released in this process, and scheduled ones that come
+        due, are noticed at once.
+        """
+        ...
