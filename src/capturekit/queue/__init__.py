@@ -1,0 +1,36 @@
+"""Background work that survives: jobs, and the backends that keep them.
+
+``capturekit.queue.memory`` and ``capturekit.queue.sql`` are imported when asked for.
+"""
+
+from capturekit.queue.base import (
+    Attempt,
+    Beat,
+    CancelOutcome,
+    Job,
+    JobError,
+    JobState,
+    JobStatus,
+    Lease,
+    QueueBackend,
+    QueueStats,
+    RetryPolicy,
+    Submission,
+    WorkerInfo,
+)
+
+__all__ = [
+    "Attempt",
+    "Beat",
+    "CancelOutcome",
+    "Job",
+    "JobError",
+    "JobState",
+    "JobStatus",
+    "Lease",
+    "QueueBackend",
+    "QueueStats",
+    "RetryPolicy",
+    "Submission",
+    "WorkerInfo",
+]
