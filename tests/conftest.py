@@ -59,7 +59,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--bare"):
-        needy = [item for item in items if item.get_closest_marker("extra")]
+        needy = [item for item in items if item.get_closest_marker("needs_extra")]
         items[:] = [item for item in items if item not in needy]
         config.hook.pytest_deselected(items=needy)
 
