@@ -1,0 +1,135 @@
+"""Every check of the repository: `nox` runs the default ones, `nox -s NAME` one of them.
+
+All sessions use the Python that runs nox. Arguments after `--` go to pytest or the script.
+"""
+
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+SERVER_LIBRARIES = ("sqlalchemy", "starlette", "uvicorn", "alembic")
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "tests", "tests_bare", "lowest", "wheel", "docs"]
+
+
+def install(session: nox.Session, *what: str, groups: tuple[str, ...] = ()) -> None:
+    """Install what is named and the dependency groups, in one resolution."""
+    session.install(*what, *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Rules, layout, and who may import whom."""
+    install(session, groups=("lint",))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "src"})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, over src, tests and this file."""
+    install(session, "-e", ".[server]", groups=("types", "browser"))
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Every test, end to end included, with branch coverage. A skip is a failure."""
+    install(session, "-e", ".[server]", groups=("tests", "browser"))
+    session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
+    session.run("coverage", "erase")
+    run = ("coverage", "run", "-m", "pytest", "--no-skips", "-n", "2", *session.posargs)
+    session.run(*run)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def tests_bare(session: nox.Session) -> None:
+    """What the base installation offers, without any extra."""
+    install(session, "-e", ".", groups=("tests",))
+    session.run(
+        "python",
+        "-c",
+        "from importlib.util import find_spec\n"
+        f"extra = [name for name in {SERVER_LIBRARIES!r} if find_spec(name)]\n"
+        "assert not extra, f'not a bare environment: {extra}'",
+    )
+    session.run("pytest", "--bare", "tests/unit", "tests/contract", *session.posargs)
+
+
+@nox.session
+def tests_all(session: nox.Session) -> None:
+    """All extras get on with each other."""
+    install(session, "-e", ".[all]", groups=("tests",))
+    if session.venv_backend == "uv":
+        session.run("uv", "pip", "check")
+    else:
+        session.run("python", "-m", "pip", "check")
+    session.run(
+        "python",
+        "-c",
+        "import aiomqtt, httpx2, obstore, onnxruntime, psycopg, psycopg_pool, redis, "
+        "sqlalchemy, starlette, taskiq, taskiq_redis, uvicorn",
+    )
+    session.run("pytest", "tests/unit", "tests/contract", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The lower bounds in pyproject.toml are true. Only on Python 3.11, as they are its."""
+    if session.venv_backend != "uv" or sys.version_info[:2] != (3, 11):
+        session.skip("needs uv, and Python 3.11")
+    install(session, "--resolution", "lowest-direct", "-e", ".[server]", groups=("tests",))
+    session.run("pytest", "tests/unit", "tests/contract", *session.posargs)
+
+
+@nox.session(reuse_venv=False)
+def wheel(session: nox.Session) -> None:
+    """The built wheel, in a fresh environment: the command, the demo, the unit tests."""
+    built = Path(session.create_tmp()) / "dist"
+    for old in built.glob("*.whl"):
+        old.unlink()
+    if session.venv_backend == "uv":
+        session.run("uv", "build", "--quiet", "--wheel", "--out-dir", str(built))
+    else:
+        session.run("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(built), ".")
+    (file,) = built.glob("*.whl")
+    session.install(f"capturekit[server] @ {file.as_uri()}")
+    with session.chdir(built):
+        session.run("capturekit", "--help", silent=True)
+        session.run("capturekit", "demo", "--seconds", "5", "--headless", "--json")
+    install(session, groups=("tests",))
+    session.run("pytest", "tests/unit", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the pages, with warnings as errors, and run what they show."""
+    install(session, "-e", ".[server]", groups=("docs", "tests"))
+    session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", "site")
+    session.run("pytest", "--no-skips", "tests/unit/test_docs.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Every benchmark, one after the other, each with its table."""
+    install(session, "-e", ".[server]", groups=("tests",))
+    for file in sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py")):
+        session.run("python", str(file), *session.posargs)
+
+
+@nox.session
+def screenshot(session: nox.Session) -> None:
+    """Make docs/images/dashboard.png from the demo, with an installed Chromium."""
+    install(session, "-e", ".[server]", groups=("browser",))
+    session.run("python", "docs/screenshot.py", *session.posargs)
