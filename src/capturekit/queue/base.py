@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 DEFAULT_LEASE_S = 15.0
 """A worker that has not been heard of for this long is taken for dead."""
 
+WORKER_MEMORY_S = 3 * DEFAULT_LEASE_S
+"""A worker silent for longer is no longer listed."""
+
 
 class JobState(StrEnum):
     """Where a job is in its life."""
@@ -184,6 +187,30 @@ class QueueStats(_Value):
     is_paused: bool
 
 
+def worker_lost(worker: str, attempt: int) -> JobError:
+    """The error of an attempt whose worker was not heard of before its lease ran out."""
+    message = f"worker {worker!r} died or hung: its lease ran out"
+    return JobError(type="WorkerLost", message=message, attempt=attempt)
+
+
+def checked_progress(progress: float) -> float:
+    """The progress, if it is one. Raises ValueError outside 0 to 1."""
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress is {progress}; give a fraction from 0 to 1")
+    return progress
+
+
+def state_after_failure(
+    policy: RetryPolicy, tries: int, *, is_permanent: bool, is_cancel_requested: bool
+) -> JobState:
+    """What a job becomes when its ``tries``-th counted attempt failed."""
+    if is_cancel_requested:
+        return JobState.CANCELLED
+    if is_permanent or tries >= policy.max_attempts:
+        return JobState.FAILED
+    return JobState.SCHEDULED
+
+
 class QueueBackend(Protocol):
     """Keeps jobs and hands them out.
 
@@ -287,7 +314,8 @@ class QueueBackend(Protocol):
     async def release(self, lease: Lease, *, delay_s: float = 0.0) -> None:
         """Hand the job back unfinished; the attempt does not count. Raises LeaseLost.
 
-        For a worker that must stop, and for work that may not be done yet.
+        For a worker that must stop, and for work that may not be done yet. The attempt
+        leaves the history too. A job that was asked to stop ends as cancelled instead.
         """
         ...
 
@@ -315,11 +343,12 @@ class QueueBackend(Protocol):
         """Forget jobs that ended longer ago than this, and say how many."""
         ...
 
-    async def wait(self, timeout_s: float) -> None:
+    async def wait(self, timeout_s: float, *, queues: Sequence[str] = ()) -> None:
         """Return when there may be work, at the latest after ``timeout_s`` seconds.
 
         A hint: it may return early, and other processes' jobs may only be noticed at the
-        timeout. Jobs submitted or released in this process, and scheduled ones that come
-        due, are noticed at once.
+        timeout. Jobs submitted or released in this process, scheduled ones that come due
+        and leases that run out are noticed at once, and so is work that waits already.
+        ``queues`` as for ``claim``.
         """
         ...
