@@ -8,6 +8,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -30,7 +31,7 @@ port = 8080
 rate_limits = { ingest = "30/minute" }
 ```
 
-A value that cannot work ends the command with exit code 2 and names the setting.
+A value that cannot work ends the command with exit code 1 and names the setting.
 """
 
 CLI_HEAD = """# The command line
@@ -112,10 +113,10 @@ _CONTEXT = click.Context(click.Command("capturekit"))
 
 
 def _attribute_docstrings(cls: type) -> dict[str, str]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
     found = {}
-    for statement, following in zip(body.body, body.body[1:], strict=False):
+    for statement, following in pairwise(body):
         is_named = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
         is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
         if is_named and is_text:
