@@ -4,6 +4,8 @@ Catch ``CaptureKitError`` for all of them. Facts are attributes; the message say
 given and what to do. Wrong arguments are plain ``ValueError`` or ``TypeError``.
 """
 
+from collections.abc import Sequence
+
 
 class CaptureKitError(Exception):
     """The base of all errors of this library."""
@@ -102,6 +104,16 @@ class Retryable(CaptureKitError):
 
 class Permanent(CaptureKitError):
     """Raised by a job: trying again cannot help."""
+
+
+class UnknownKind(Permanent):
+    """A worker was given a job of a kind that it has no handler for."""
+
+    def __init__(self, kind: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"no handler for jobs of kind {kind!r}; this worker knows: {', '.join(known) or 'none'}"
+        )
+        self.kind = kind
 
 
 class RateLimited(CaptureKitError):
