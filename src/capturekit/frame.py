@@ -237,7 +237,7 @@ class Frame:
         probe = _probe(data, max_bytes, max_pixels)
         if probe.image is not None:
             return cls._of(probe.info, _Shared(_decode_other(probe, probe.image), data))
-        return cls._of_jpeg(probe, data, on_damage, colour)
+        return cls._of_jpeg(probe, data, on_damage, colour=colour)
 
     @classmethod
     def from_pixels(cls, pixels: Pixels) -> "Frame":
@@ -254,7 +254,9 @@ class Frame:
         return cls(info, _EMPTY, (), _EMPTY, shared)
 
     @classmethod
-    def _of_jpeg(cls, probe: "_Probe", data: bytes, on_damage: OnDamage, colour: bool) -> "Frame":
+    def _of_jpeg(
+        cls, probe: "_Probe", data: bytes, on_damage: OnDamage, *, colour: bool
+    ) -> "Frame":
         wanted: _Colour = "BGR" if colour and probe.is_colour else "GRAY"
         info, strict = probe.info, True
         try:
@@ -731,7 +733,7 @@ def _check_avif(data: bytes, _max_pixels: int) -> int:
 def _open_avif(file: BytesIO) -> ImageFile.ImageFile:
     if not features.check("avif"):
         raise UnsupportedFormat("this Pillow was built without AVIF; send JPEG, PNG or WebP")
-    from PIL import AvifImagePlugin  # noqa: PLC0415 - older Pillows have no such module
+    from PIL import AvifImagePlugin  # older Pillows have no such module
 
     return AvifImagePlugin.AvifImageFile(file)
 
