@@ -1,0 +1,259 @@
+"""Cameras, and the tokens that they and administrators prove themselves with.
+
+Only a token's SHA-256 is stored. A token has 256 random bits, so looking its hash up tells
+nothing by its timing, and a slow hash would add nothing.
+"""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, select, update
+
+from capturekit.database import Database
+from capturekit.errors import Conflict, Unknown
+from capturekit.store import locations
+from capturekit.store.schema import credential, device, insert_new, view
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Polygon = Sequence[tuple[float, float]]
+
+
+class PrincipalKind(StrEnum):
+    """What a token speaks for."""
+
+    DEVICE = "device"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a token belongs to."""
+
+    kind: PrincipalKind
+    device_id: str | None
+    """None for an administrator."""
+    credential_id: str
+    """Tells tokens apart, and is not secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A camera as the store knows it. Times are seconds since 1970, UTC."""
+
+    id: str
+    name: str
+    location_id: str
+    """Where it observes, unless an observation says otherwise."""
+    is_exhaustive: bool
+    """True when it sees its location whole: what it does not report is not there."""
+    created_at: float
+    revoked_at: float | None
+    last_seen_at: float | None
+    battery_v: float | None
+    rssi: int | None
+
+    @property
+    def is_revoked(self) -> bool:
+        """True when none of its tokens holds, until ``rotate`` makes a new one."""
+        return self.revoked_at is not None
+
+
+class Devices:
+    """Adds, lists and revokes devices, and tells whose a token is."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def add(
+        self, name: str, id: str | None = None, *, is_exhaustive: bool = False
+    ) -> tuple[Device, str]:
+        """Make a device and a location of the same id, and return it with its token.
+
+        The token is shown here only. The id is the name unless one is given: 1 to 64
+        letters (A to Z), digits, ``.``, ``_`` and ``-``, with a letter or digit first;
+        ValueError otherwise. Raises Conflict when the id is taken.
+        """
+        new = _new_device(name, id, is_exhaustive=is_exhaustive, at=self._clock())
+        return await self._database.write(partial(_add, new=new))
+
+    async def add_view(
+        self,
+        device_id: str,
+        location_id: str,
+        *,
+        polygon: Polygon | None = None,
+        is_exhaustive: bool = False,
+    ) -> None:
+        """Say that the device sees this location too, below its own if it is new.
+
+        Applies to captures processed from now on; a second call replaces the first. Raises
+        Unknown for the device, ValueError for the location.
+        """
+        row: dict[str, object] = {
+            "device_id": device_id,
+            "location_id": location_id,
+            "polygon": None if polygon is None else [list(point) for point in polygon],
+            "is_exhaustive": is_exhaustive,
+        }
+        await self._database.write(partial(_add_view, row=row, device_id=device_id))
+
+    async def all(self) -> list[Device]:
+        """Every device, revoked ones too, by id."""
+        return await self._database.read(_all)
+
+    async def get(self, id: str) -> Device:
+        """The device; raises Unknown."""
+        return await self._database.read(partial(get, id=id))
+
+    async def rotate(self, id: str) -> str:
+        """Give the device a new token; the old ones end at once. Raises Unknown."""
+        return await self._database.write(partial(_rotate, id=id, at=self._clock()))
+
+    async def revoke(self, id: str) -> None:
+        """End all of the device's tokens at once. Raises Unknown."""
+        await self._database.write(partial(_revoke, id=id, at=self._clock()))
+
+    async def authenticate(self, token: str) -> Principal | None:
+        """Whose token this is; None when it is unknown or revoked."""
+        return await self._database.read(partial(_authenticate, token=token))
+
+    async def ensure_admin_token(self) -> str | None:
+        """Make an administrator's token unless there is one; return it if it was made now."""
+        return await self._database.write(partial(_ensure_admin_token, at=self._clock()))
+
+    async def set_admin_token(self, token: str) -> None:
+        """Let this be the only administrator's token. Raises ValueError under 16 characters."""
+        if len(token) < 16:
+            raise ValueError("an admin token needs at least 16 characters")
+        await self._database.write(partial(_set_admin_token, token=token, at=self._clock()))
+
+
+def get(connection: Connection, id: str) -> Device:
+    """The device; raises Unknown."""
+    row = connection.execute(select(device).where(device.c.id == id)).mappings().one_or_none()
+    if row is None:
+        raise Unknown("device", id)
+    return Device(**row)
+
+
+def is_valid(connection: Connection, principal: Principal) -> bool:
+    """Whether the principal's token holds still."""
+    token_hash = credential.c.token_hash == principal.credential_id
+    return bool(connection.scalar(select(exists().where(token_hash, _is_active()))))
+
+
+def _is_active() -> ColumnElement[bool]:
+    return credential.c.revoked_at.is_(None)
+
+
+def _new_device(name: str, id: str | None, *, is_exhaustive: bool, at: float) -> Device:
+    new_id = name if id is None else id
+    if not _ID.fullmatch(new_id):
+        raise ValueError(
+            f"device id {new_id!r}: use 1 to 64 letters, digits, '.', '_' and '-', with a letter "
+            "or digit first; a name that is none can have an id beside it"
+        )
+    return Device(new_id, name, new_id, is_exhaustive, at, None, None, None, None)
+
+
+def _add(connection: Connection, new: Device) -> tuple[Device, str]:
+    if connection.scalar(select(device.c.id).where(device.c.id == new.id)) is not None:
+        raise Conflict(f"there is a device {new.id!r} already; rotate gives it a new token")
+    locations.ensure(connection, [new.location_id])
+    connection.execute(
+        device.insert().values(
+            id=new.id,
+            name=new.name,
+            location_id=new.location_id,
+            is_exhaustive=new.is_exhaustive,
+            created_at=new.created_at,
+        )
+    )
+    return new, _issue(connection, PrincipalKind.DEVICE, new.id, new.created_at)
+
+
+def _add_view(connection: Connection, row: dict[str, object], device_id: str) -> None:
+    own = get(connection, device_id).location_id
+    locations.ensure(connection, [str(row["location_id"])], own)
+    connection.execute(
+        delete(view).where(view.c.device_id == device_id, view.c.location_id == row["location_id"])
+    )
+    insert_new(connection, view, [row])
+
+
+def _all(connection: Connection) -> list[Device]:
+    rows = connection.execute(select(device).order_by(device.c.id)).mappings()
+    return [Device(**row) for row in rows]
+
+
+def _rotate(connection: Connection, id: str, at: float) -> str:
+    _revoke(connection, id, at)
+    connection.execute(update(device).where(device.c.id == id).values(revoked_at=None))
+    return _issue(connection, PrincipalKind.DEVICE, id, at)
+
+
+def _revoke(connection: Connection, id: str, at: float) -> None:
+    get(connection, id)
+    connection.execute(
+        update(credential).where(credential.c.device_id == id, _is_active()).values(revoked_at=at)
+    )
+    connection.execute(update(device).where(device.c.id == id).values(revoked_at=at))
+
+
+def _authenticate(connection: Connection, token: str) -> Principal | None:
+    row: RowMapping | None = (
+        connection.execute(
+            select(credential).where(credential.c.token_hash == _hash(token), _is_active())
+        )
+        .mappings()
+        .one_or_none()
+    )
+    if row is None:
+        return None
+    return Principal(PrincipalKind(row["kind"]), row["device_id"], row["token_hash"])
+
+
+def _ensure_admin_token(connection: Connection, at: float) -> str | None:
+    is_admin = credential.c.kind == PrincipalKind.ADMIN
+    if connection.scalar(select(exists().where(is_admin, _is_active()))):
+        return None
+    return _issue(connection, PrincipalKind.ADMIN, None, at)
+
+
+def _set_admin_token(connection: Connection, token: str, at: float) -> None:
+    is_this = credential.c.token_hash == _hash(token)
+    connection.execute(
+        update(credential)
+        .where(credential.c.kind == PrincipalKind.ADMIN, ~is_this, _is_active())
+        .values(revoked_at=at)
+    )
+    connection.execute(delete(credential).where(credential.c.kind == PrincipalKind.ADMIN, is_this))
+    _keep(connection, token, PrincipalKind.ADMIN, None, at)
+
+
+def _issue(connection: Connection, kind: PrincipalKind, device_id: str | None, at: float) -> str:
+    token = f"ck_{kind}_{secrets.token_urlsafe(32)}"
+    _keep(connection, token, kind, device_id, at)
+    return token
+
+
+def _keep(
+    connection: Connection, token: str, kind: PrincipalKind, device_id: str | None, at: float
+) -> None:
+    connection.execute(
+        credential.insert().values(
+            token_hash=_hash(token), kind=kind, device_id=device_id, created_at=at
+        )
+    )
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,430 @@
+"""From facts to stock: the index of live counts, the fold, and the moves that record it.
+
+Stock of an item in a location is its newest live count plus later movements. That is a
+function of the facts alone: it may be run again at any time, and facts may come in any order.
+A key costs a few index look-ups, however many counts it has.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, NamedTuple, TypeAlias
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    RowMapping,
+    ScalarSelect,
+    Select,
+    Subquery,
+    Table,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+    text,
+    tuple_,
+    update,
+)
+
+from capturekit.store.schema import (
+    ADJUSTED,
+    BY_HAND,
+    capture,
+    insert_new,
+    live_count,
+    live_scope,
+    move,
+    movement,
+    observation,
+    run_scope,
+    stock,
+    verdict,
+)
+
+KEYS_AT_ONCE: Final = 400
+"""Keys folded by one statement, two parameters each; old SQLites take 999."""
+
+BEFORE_ALL: Final = -1e300
+"""A time before every other."""
+
+Ids: TypeAlias = Collection[str] | Select[str]
+"""Ids given one by one, or as the query that finds them."""
+
+
+class Key(NamedTuple):
+    """What stock is kept for."""
+
+    item_id: str
+    location_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why stock was folded anew; every move names it."""
+
+    kind: str
+    """``run``, ``choice``, ``verdict``, ``movement``, ``void`` or ``code``."""
+    id: str
+    at: float
+    elsewhere: str = ADJUSTED
+    """The virtual location that gives or takes what no real one does."""
+    is_transfer: bool = False
+    """True when what one real location loses is what another gains."""
+
+
+@dataclass(frozen=True, slots=True)
+class StockChange:
+    """What a refold did to the quantity of one key."""
+
+    item_id: str
+    location_id: str
+    before: int
+    after: int
+
+    @property
+    def delta(self) -> int:
+        """Units gained, or lost when negative."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True, slots=True)
+class _Balance:
+    """A row of stock, as it is or as the facts say it should be."""
+
+    quantity: int
+    confidence: float | None
+    counted_at: float | None
+    last_seen_at: float | None
+    basis_run_id: str | None
+    basis_movement_id: str | None
+
+
+# The index of live counts
+
+
+def index_captures(connection: Connection, which: Ids) -> None:
+    """Make the index hold what the current runs of these captures say, and nothing else."""
+    for table in (live_count, live_scope):
+        connection.execute(delete(table).where(table.c.capture_id.in_(which)))
+    _insert_found(connection, live_count, _counts_of_runs().where(capture.c.id.in_(which)))
+    _insert_found(connection, live_scope, _scopes_of_runs().where(capture.c.id.in_(which)))
+
+
+def index_movements(connection: Connection, which: Ids) -> None:
+    """Make the index hold the counts among these movements, unless they are voided."""
+    connection.execute(delete(live_count).where(live_count.c.movement_id.in_(which)))
+    _insert_found(connection, live_count, _counts_by_hand().where(movement.c.id.in_(which)))
+
+
+def _insert_found(connection: Connection, table: Table, found: Select[tuple[object, ...]]) -> None:
+    names = [column.name for column in found.selected_columns]
+    connection.execute(table.insert().from_select(names, found))
+
+
+def is_live() -> ColumnElement[bool]:
+    """An observation holds when its verdict says so, or without one when it was confident."""
+    return func.coalesce(verdict.c.is_accepted, observation.c.is_confident)
+
+
+def _counts_of_runs() -> Select[tuple[object, ...]]:
+    confidence = case((verdict.c.is_accepted, 1.0), else_=observation.c.confidence)
+    return (
+        select(
+            observation.c.item_id,
+            observation.c.location_id,
+            capture.c.captured_at.label("counted_at"),
+            capture.c.device_id.label("source"),
+            capture.c.key,
+            func.sum(observation.c.units).label("quantity"),
+            func.min(confidence).label("confidence"),
+            capture.c.id.label("capture_id"),
+            observation.c.run_id,
+        )
+        .join(capture, capture.c.current_run_id == observation.c.run_id)
+        .outerjoin(verdict, verdict.c.observation_id == observation.c.id)
+        .where(is_live())
+        .group_by(
+            observation.c.item_id, observation.c.location_id, observation.c.run_id, capture.c.id
+        )
+    )
+
+
+def _scopes_of_runs() -> Select[tuple[object, ...]]:
+    return select(
+        run_scope.c.location_id,
+        capture.c.captured_at.label("counted_at"),
+        capture.c.device_id.label("source"),
+        capture.c.key,
+        capture.c.id.label("capture_id"),
+        run_scope.c.run_id,
+    ).join(capture, capture.c.current_run_id == run_scope.c.run_id)
+
+
+def _counts_by_hand() -> Select[tuple[object, ...]]:
+    return select(
+        movement.c.item_id,
+        movement.c.counted_id.label("location_id"),
+        movement.c.moved_at.label("counted_at"),
+        literal(BY_HAND).label("source"),
+        movement.c.key,
+        movement.c.units.label("quantity"),
+        literal(1.0).label("confidence"),
+        movement.c.id.label("movement_id"),
+    ).where(movement.c.counted_id.is_not(None), movement.c.voided_at.is_(None))
+
+
+# Which keys facts concern
+
+
+def keys_of_runs(connection: Connection, which: Ids) -> set[Key]:
+    """Keys on which these runs may have a say: what they saw, and what they saw missing."""
+    seen = select(observation.c.item_id, observation.c.location_id).where(
+        observation.c.run_id.in_(which)
+    )
+    missing = (
+        select(stock.c.item_id, stock.c.location_id)
+        .join(run_scope, run_scope.c.location_id == stock.c.location_id)
+        .where(run_scope.c.run_id.in_(which))
+    )
+    found = connection.execute(seen.union(missing))
+    return {Key(item_id, location_id) for item_id, location_id in found}
+
+
+# The fold
+
+
+def refold(connection: Connection, keys: Iterable[Key], cause: Cause) -> list[StockChange]:
+    """Make stock of these keys what the facts say; where it is already, nothing is written.
+
+    Every change of a quantity is a move, written with it. Returns the changes of quantities.
+    """
+    changes: list[StockChange] = []
+    ordered = sorted(set(keys))
+    for start in range(0, len(ordered), KEYS_AT_ONCE):
+        changes += _refold_some(connection, ordered[start : start + KEYS_AT_ONCE])
+    _record(connection, changes, cause)
+    return changes
+
+
+def _refold_some(connection: Connection, keys: Sequence[Key]) -> list[StockChange]:
+    insert_new(connection, stock, [key._asdict() | {"quantity": 0, "version": 0} for key in keys])
+    changes: list[StockChange] = []
+    rewritten: list[dict[str, object]] = []
+    for row in connection.execute(fold_query(keys)).mappings():
+        before, after = _stored(row), _folded(row)
+        if after != before:
+            rewritten.append(_new_values(row, after))
+        if after.quantity != before.quantity:
+            key = Key(row["item_id"], row["location_id"])
+            changes.append(StockChange(*key, before.quantity, after.quantity))
+    if rewritten:
+        connection.execute(_REWRITE, rewritten)
+    return changes
+
+
+_REWRITE: Final = (
+    update(stock)
+    .where(stock.c.item_id == bindparam("of_item"), stock.c.location_id == bindparam("of_location"))
+    .values(version=stock.c.version + 1)
+)
+
+
+def _new_values(row: RowMapping, balance: _Balance) -> dict[str, object]:
+    return {
+        "of_item": row["item_id"],
+        "of_location": row["location_id"],
+        **{name: getattr(balance, name) for name in _Balance.__slots__},
+    }
+
+
+def _stored(row: RowMapping) -> _Balance:
+    return _Balance(**{name: row[name] for name in _Balance.__slots__})
+
+
+def _folded(row: RowMapping) -> _Balance:
+    """The rule itself: the newer of count and silence, then what was moved after it."""
+    moved = row["received"] - row["given"]
+    if row["silence_run_id"] is not None:
+        return _Balance(
+            quantity=moved,
+            confidence=None,
+            counted_at=row["silence_at"],
+            last_seen_at=row["seen_at"],
+            basis_run_id=row["silence_run_id"],
+            basis_movement_id=None,
+        )
+    return _Balance(
+        quantity=(row["count_quantity"] or 0) + moved,
+        confidence=row["count_confidence"],
+        counted_at=row["count_at"],
+        last_seen_at=row["seen_at"],
+        basis_run_id=row["count_run_id"],
+        basis_movement_id=row["count_movement_id"],
+    )
+
+
+def fold_query(keys: Sequence[Key]) -> Select[tuple[object, ...]]:
+    """Rows of stock for these keys, with all that the fold needs to know beside them."""
+    counted = _with_newest_count(keys)
+    silent = _with_newest_silence(counted)
+    scope = live_scope.alias("silence")
+    basis_at = func.coalesce(scope.c.counted_at, silent.c.count_at, BEFORE_ALL)
+    return select(
+        silent,
+        scope.c.counted_at.label("silence_at"),
+        scope.c.run_id.label("silence_run_id"),
+        _moved_since(silent, movement.c.to_id, basis_at).label("received"),
+        _moved_since(silent, movement.c.from_id, basis_at).label("given"),
+    ).outerjoin_from(silent, scope, scope.c.id == silent.c.silence_id)
+
+
+def _with_newest_count(keys: Sequence[Key]) -> Subquery:
+    of_key = (
+        live_count.c.item_id == stock.c.item_id,
+        live_count.c.location_id == stock.c.location_id,
+    )
+    newest = (
+        select(live_count.c.id)
+        .where(*of_key)
+        .order_by(
+            live_count.c.counted_at.desc(), live_count.c.source.desc(), live_count.c.key.desc()
+        )
+        .limit(1)
+        .scalar_subquery()
+    )
+    # Text, not a parameter: only then can the planner prove that the partial index fits.
+    seen_at = select(func.max(live_count.c.counted_at)).where(
+        *of_key, text("live_count.quantity > 0")
+    )
+    key = tuple_(stock.c.item_id, stock.c.location_id)
+    return (
+        select(stock, newest.label("count_id"), seen_at.scalar_subquery().label("seen_at"))
+        .where(key.in_(keys))
+        .subquery("counted")
+    )
+
+
+def _with_newest_silence(counted: Subquery) -> Subquery:
+    """Add the newest exhaustive scope, later than the newest count, that is silent on the item."""
+    count = live_count.alias("newest_count")
+    later = tuple_(live_scope.c.counted_at, live_scope.c.source, live_scope.c.key) > tuple_(
+        func.coalesce(count.c.counted_at, BEFORE_ALL),
+        func.coalesce(count.c.source, ""),
+        func.coalesce(count.c.key, ""),
+    )
+    newest = (
+        select(live_scope.c.id)
+        .where(live_scope.c.location_id == counted.c.location_id, later, ~_is_reported(counted))
+        .order_by(
+            live_scope.c.counted_at.desc(), live_scope.c.source.desc(), live_scope.c.key.desc()
+        )
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        select(
+            counted,
+            count.c.counted_at.label("count_at"),
+            count.c.quantity.label("count_quantity"),
+            count.c.confidence.label("count_confidence"),
+            count.c.run_id.label("count_run_id"),
+            count.c.movement_id.label("count_movement_id"),
+            newest.label("silence_id"),
+        )
+        .outerjoin_from(counted, count, count.c.id == counted.c.count_id)
+        .subquery("silent")
+    )
+
+
+def _is_reported(counted: FromClause) -> ColumnElement[bool]:
+    """Whether the scope's run reported the item there at all, be it doubtfully."""
+    return exists().where(
+        observation.c.run_id == live_scope.c.run_id,
+        observation.c.location_id == live_scope.c.location_id,
+        observation.c.item_id == counted.c.item_id,
+    )
+
+
+def _moved_since(
+    key: FromClause, end: ColumnElement[str], at: ColumnElement[float]
+) -> ScalarSelect[int]:
+    return (
+        select(func.coalesce(func.sum(movement.c.units), 0))
+        .where(
+            movement.c.item_id == key.c.item_id,
+            end == key.c.location_id,
+            movement.c.moved_at > at,
+            movement.c.voided_at.is_(None),
+        )
+        .scalar_subquery()
+    )
+
+
+# The ledger
+
+
+class _Move(NamedTuple):
+    item_id: str
+    from_id: str
+    to_id: str
+    quantity: int
+
+
+def _record(connection: Connection, changes: Sequence[StockChange], cause: Cause) -> None:
+    moves = list(_moves(changes, cause))
+    if not moves:
+        return
+    shared = {"cause": cause.kind, "cause_id": cause.id, "recorded_at": cause.at}
+    connection.execute(move.insert(), [one._asdict() | shared for one in moves])
+    _settle_elsewhere(connection, moves, cause.elsewhere)
+
+
+def _moves(changes: Sequence[StockChange], cause: Cause) -> Iterator[_Move]:
+    ordered = sorted(changes, key=lambda change: change.item_id)
+    for item_id, of_item in groupby(ordered, key=lambda change: change.item_id):
+        left = {change.location_id: change.delta for change in of_item}
+        if cause.is_transfer:
+            yield from _transfers(item_id, left)
+        for location_id, delta in left.items():
+            if delta > 0:
+                yield _Move(item_id, cause.elsewhere, location_id, delta)
+            elif delta < 0:
+                yield _Move(item_id, location_id, cause.elsewhere, -delta)
+
+
+def _transfers(item_id: str, left: dict[str, int]) -> Iterator[_Move]:
+    """Moves between real locations; takes what they explain off ``left``."""
+    if len(left) != 2:
+        return
+    giver, taker = sorted(left, key=lambda location_id: left[location_id])
+    quantity = min(-left[giver], left[taker])
+    if quantity > 0:
+        left[giver] += quantity
+        left[taker] -= quantity
+        yield _Move(item_id, giver, taker, quantity)
+
+
+def _settle_elsewhere(connection: Connection, moves: Sequence[_Move], elsewhere: str) -> None:
+    """Book what came from and went to the virtual location, so that every item sums to zero."""
+    deltas: dict[str, int] = {}
+    for one in moves:
+        sign = (one.to_id == elsewhere) - (one.from_id == elsewhere)
+        deltas[one.item_id] = deltas.get(one.item_id, 0) + sign * one.quantity
+    keys = [Key(item_id, elsewhere) for item_id, delta in deltas.items() if delta]
+    insert_new(connection, stock, [key._asdict() | {"quantity": 0, "version": 0} for key in keys])
+    for item_id, delta in deltas.items():
+        if delta:
+            _add(connection, Key(item_id, elsewhere), delta)
+
+
+def _add(connection: Connection, key: Key, delta: int) -> None:
+    connection.execute(
+        update(stock)
+        .where(stock.c.item_id == key.item_id, stock.c.location_id == key.location_id)
+        .values(quantity=stock.c.quantity + delta, version=stock.c.version + 1)
+    )

@@ -1,0 +1,149 @@
+"""Stock: what there is, why, and what people may say and do about it."""
+
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+from capturekit.database import Database
+from capturekit.store import items, locations, movements, review, runs, stock
+from capturekit.store.fold import StockChange
+from capturekit.store.items import Item, Meaning
+from capturekit.store.locations import Location
+from capturekit.store.movements import Movement, NewMovement
+from capturekit.store.page import Page
+from capturekit.store.review import Proposal
+from capturekit.store.stock import ItemSum, StockPage, StockQuery, StockRow, StockSort, Why
+
+
+class Inventory:
+    """The ledger of stock. Whatever is said, stock stays what the facts say it is.
+
+    A command returns what it changed in stock, once that is durable; said again it changes
+    nothing.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def stock(
+        self,
+        *,
+        location: str | None = None,
+        item: str | None = None,
+        text: str | None = None,
+        sort: StockSort | str = StockSort.NAME,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> StockPage:
+        """The stock list; ``cursor`` is the ``next`` of the page before, in the same order.
+
+        ``location`` includes those below it; ``text`` is part of a name, or a whole code.
+        Raises ValueError for a cursor that is none.
+        """
+        query = StockQuery(location, item, text, StockSort(sort), cursor, limit)
+        return await self._database.read(partial(stock.page, query=query))
+
+    async def all_stock(self, *, location: str | None = None) -> AsyncIterator[StockRow]:
+        """The whole list by name, page after page: what changes meanwhile may be missed."""
+        cursor: str | None = None
+        while True:
+            page = await self.stock(location=location, cursor=cursor, limit=500)
+            for row in page.rows:
+                yield row
+            if page.next is None:
+                return
+            cursor = page.next
+
+    async def sums(self, location: str | None = None) -> list[ItemSum]:
+        """Every item's sum over a location and those below it, or over all; by name."""
+        return await self._database.read(partial(stock.sums, location_id=location))
+
+    async def totals(self) -> dict[str, int]:
+        """How many ``items``, ``locations``, ``observations``, ``proposals`` and ``moves``."""
+        return await self._database.read(stock.totals)
+
+    async def why(self, item: str, location: str) -> Why:
+        """Where the figure comes from: count, run, observations, moves. Raises Unknown."""
+        return await self._database.read(partial(stock.why, item_id=item, location_id=location))
+
+    async def move(self, new: NewMovement) -> tuple[Movement, list[StockChange]]:
+        """Do what a person says was done.
+
+        A key that is known answers with the movement it names and does nothing. Raises
+        Unknown for the item or location, ValueError for a time to come, Conflict when a
+        location would hold less than nothing, or the key names another movement.
+        """
+        return await self._database.write(partial(movements.do, new=new, now=self._clock()))
+
+    async def void(self, movement: str) -> list[StockChange]:
+        """Take a movement back, whatever came after it. Raises Unknown."""
+        return await self._database.write(partial(movements.void, id=movement, now=self._clock()))
+
+    async def choose_run(self, capture_id: str, run: str) -> list[StockChange]:
+        """Let the run of this id or pipeline fingerprint speak for the capture. Raises Unknown."""
+        return await self._database.write(
+            partial(runs.choose_named, capture_id=capture_id, name=run, at=self._clock())
+        )
+
+    async def proposals(self, *, cursor: str | None = None, limit: int = 100) -> Page[Proposal]:
+        """Doubtful observations that wait for a person, newest first."""
+        return await self._database.read(partial(review.proposals, cursor=cursor, limit=limit))
+
+    async def accept(self, observation_id: int, by: str) -> list[StockChange]:
+        """Let the observation count, however doubtful. Raises Unknown."""
+        return await self._decide(observation_id, by, is_accepted=True)
+
+    async def reject(self, observation_id: int, by: str) -> list[StockChange]:
+        """Let the observation not count, however confident. Raises Unknown.
+
+        It was reported all the same: rejecting it does not make the item absent.
+        """
+        return await self._decide(observation_id, by, is_accepted=False)
+
+    async def add_item(self, id: str, name: str, unit: str | None = None) -> Item:
+        """Make an item, or return it as it is when it was there."""
+        new = Item(id, name, unit)
+        return await self._database.write(partial(items.add, new=new, at=self._clock()))
+
+    async def rename(self, item: str, name: str, unit: str | None = None) -> Item:
+        """Give the item another name, and another unit unless that is None. Raises Unknown."""
+        return await self._database.write(partial(items.rename, id=item, name=name, unit=unit))
+
+    async def assign_code(self, code: str, item: str, quantity: int = 1) -> list[StockChange]:
+        """Let the code stand for so many units of the item, for the past as well.
+
+        All that came under the code moves to the item, camera readings and movements; to give
+        it back, assign the code to its former item. Raises Unknown, and ValueError unless
+        ``quantity`` is 1 to 1,000,000.
+        """
+        meaning = Meaning(item, quantity)
+        return await self._database.write(
+            partial(items.assign_code, code=code, meaning=meaning, at=self._clock())
+        )
+
+    async def add_location(
+        self, id: str, name: str | None = None, *, parent: str | None = None
+    ) -> Location:
+        """Make a location. Raises Conflict if it is there, Unknown for the parent.
+
+        The id is 1 to 100 letters, digits, ``.``, ``_``, ``-`` or spaces, with a letter or
+        digit first; ValueError otherwise.
+        """
+        new = Location(id, id if name is None else name, parent)
+        return await self._database.write(partial(locations.add, new=new))
+
+    async def locations(self) -> list[Location]:
+        """Every location but the virtual ones, by id."""
+        return await self._database.read(locations.all_locations)
+
+    async def _decide(
+        self, observation_id: int, by: str, *, is_accepted: bool
+    ) -> list[StockChange]:
+        work = partial(
+            review.decide,
+            observation_id=observation_id,
+            by=by,
+            at=self._clock(),
+            is_accepted=is_accepted,
+        )
+        return await self._database.write(work)

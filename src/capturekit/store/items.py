@@ -1,0 +1,169 @@
+"""Items, the codes that name them, and what a name means today.
+
+Facts keep the name they came with. Whoever gives a code to another item therefore moves all
+that was ever counted or moved under that code, and can give it back.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Select, or_, select, union, update
+
+from capturekit.errors import Unknown
+from capturekit.store.fold import (
+    Cause,
+    Key,
+    StockChange,
+    index_captures,
+    index_movements,
+    refold,
+)
+from capturekit.store.schema import (
+    MAX_CODE_QUANTITY,
+    insert_new,
+    item,
+    item_code,
+    location,
+    movement,
+    observation,
+    run,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something that stock is kept of. ``unit`` is the base unit, in which it is counted."""
+
+    id: str
+    name: str
+    unit: str | None = None
+
+
+class Meaning(NamedTuple):
+    """What a name stands for: so many units of an item."""
+
+    item_id: str
+    units: int
+
+
+def add(connection: Connection, new: Item, at: float) -> Item:
+    """Make the item, or return it as it is when it was there."""
+    insert_new(
+        connection,
+        item,
+        [{"id": new.id, "name": new.name, "unit": new.unit, "created_at": at}],
+    )
+    return get(connection, new.id)
+
+
+def get(connection: Connection, id: str) -> Item:
+    """The item; raises Unknown."""
+    row = connection.execute(
+        select(item.c.id, item.c.name, item.c.unit).where(item.c.id == id)
+    ).one_or_none()
+    if row is None:
+        raise Unknown("item", id)
+    return Item(*row)
+
+
+def rename(connection: Connection, id: str, name: str, unit: str | None) -> Item:
+    """Give the item another name, and another unit unless that is None. Raises Unknown."""
+    values = {"name": name} if unit is None else {"name": name, "unit": unit}
+    connection.execute(update(item).where(item.c.id == id).values(values))
+    return get(connection, id)
+
+
+def codes_of(connection: Connection, item_ids: Collection[str]) -> dict[str, list[str]]:
+    """The codes of each item that has some, in order."""
+    query = select(item_code.c.item_id, item_code.c.code).where(item_code.c.item_id.in_(item_ids))
+    codes: dict[str, list[str]] = {}
+    for item_id, code in connection.execute(query.order_by(item_code.c.code)):
+        codes.setdefault(item_id, []).append(code)
+    return codes
+
+
+def ensure_codes(connection: Connection, codes: Collection[str], at: float) -> dict[str, Meaning]:
+    """What the codes stand for; an unknown one becomes an item of that name, one unit each."""
+    new = sorted(set(codes) - _assigned(connection, codes).keys())
+    ensure_items(connection, new, at)
+    insert_new(
+        connection, item_code, [{"code": code, "item_id": code, "quantity": 1} for code in new]
+    )
+    return _assigned(connection, codes)
+
+
+def ensure_items(connection: Connection, names: Iterable[str], at: float) -> None:
+    """Make items of these names, unless they are there."""
+    insert_new(
+        connection,
+        item,
+        [{"id": name, "name": name, "unit": None, "created_at": at} for name in sorted(set(names))],
+    )
+
+
+def meanings(connection: Connection, names: Collection[str]) -> dict[str, Meaning]:
+    """What names of items stand for. An item may be named by a code that is now another's."""
+    assigned = _assigned(connection, names)
+    return {
+        name: found if (found := assigned.get(name)) and found.item_id != name else Meaning(name, 1)
+        for name in names
+    }
+
+
+def _assigned(connection: Connection, codes: Collection[str]) -> dict[str, Meaning]:
+    query = select(item_code.c.code, item_code.c.item_id, item_code.c.quantity).where(
+        item_code.c.code.in_(codes)
+    )
+    return {code: Meaning(item_id, units) for code, item_id, units in connection.execute(query)}
+
+
+def assign_code(
+    connection: Connection, code: str, meaning: Meaning, at: float
+) -> list[StockChange]:
+    """Let the code stand for these units of the item, for the past as well. Raises Unknown."""
+    if not 1 <= meaning.units <= MAX_CODE_QUANTITY:
+        raise ValueError(f"a code stands for 1 to {MAX_CODE_QUANTITY:,} units")
+    get(connection, meaning.item_id)
+    keys = _keys_named(connection, code)
+    _point(connection, code, meaning)
+    index_captures(connection, _captures_naming(code))
+    index_movements(connection, select(movement.c.id).where(movement.c.item == code))
+    return refold(connection, keys | _keys_named(connection, code), Cause("code", code, at))
+
+
+def _named(code: str) -> ColumnElement[bool]:
+    return or_(observation.c.code == code, observation.c.item == code)
+
+
+def _point(connection: Connection, code: str, meaning: Meaning) -> None:
+    """Write the assignment, and what it means into every fact that came under the code."""
+    values = {"item_id": meaning.item_id, "quantity": meaning.units}
+    insert_new(connection, item_code, [{"code": code, **values}])
+    connection.execute(update(item_code).where(item_code.c.code == code).values(values))
+    as_item = meanings(connection, [code])[code]
+    for table, name, amount, stands_for in (
+        (observation, observation.c.code, observation.c.quantity, meaning),
+        (observation, observation.c.item, observation.c.quantity, as_item),
+        (movement, movement.c.item, movement.c.amount, as_item),
+    ):
+        connection.execute(
+            update(table)
+            .where(name == code)
+            .values(item_id=stands_for.item_id, units=amount * stands_for.units)
+        )
+
+
+def _captures_naming(code: str) -> Select[str]:
+    return select(run.c.capture_id).join(observation).where(_named(code))
+
+
+def _keys_named(connection: Connection, code: str) -> set[Key]:
+    moved = [
+        select(movement.c.item_id, end)
+        .join(location, location.c.id == end)
+        .where(movement.c.item == code, location.c.is_virtual.is_(False))
+        for end in (movement.c.from_id, movement.c.to_id, movement.c.counted_id)
+    ]
+    seen = select(observation.c.item_id, observation.c.location_id).where(_named(code))
+    return {Key(*row) for row in connection.execute(union(seen, *moved))}

@@ -1,0 +1,202 @@
+"""What people say: received, used, moved, counted, written off, and taken back.
+
+A movement is a fact like a camera's reading. It can be voided at any time, in any order.
+"""
+
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import Connection, select, update
+
+from capturekit.errors import Conflict, Unknown
+from capturekit.store import items, locations
+from capturekit.store.fold import Cause, Key, StockChange, index_movements, refold
+from capturekit.store.schema import ADJUSTED, CONSUMED, LOST, MAX_QUANTITY, SUPPLIER, movement
+
+MAX_AHEAD_S: Final = 300.0
+"""A movement may be said to happen this far in the future; clocks differ."""
+
+
+class MovementKind(StrEnum):
+    """What a person did."""
+
+    RECEIVE = "receive"
+    USE = "use"
+    MOVE = "move"
+    COUNT = "count"
+    """Counted all there is of an item in a place; replaces what was thought before."""
+    WRITE_OFF = "write_off"
+
+
+_ELSEWHERE: Final = {
+    MovementKind.RECEIVE: SUPPLIER,
+    MovementKind.USE: CONSUMED,
+    MovementKind.WRITE_OFF: LOST,
+}
+"""The virtual end of a movement that has one real end."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMovement:
+    """What a person says was done. ``item`` is an item's id, or a code that names one.
+
+    ``receive`` and ``count`` have a ``target``, ``use`` and ``write_off`` a ``source``,
+    ``move`` has both.
+    """
+
+    kind: MovementKind
+    item: str
+    quantity: int
+    """Over 0; a count may be 0. In the item's base unit, or pieces of the code."""
+    source: str | None = None
+    target: str | None = None
+    at: float | None = None
+    """When it was done, in seconds since 1970, UTC; None is now."""
+    by: str = ""
+    key: str | None = None
+    """The caller's name for it: said twice under one key, it was done once."""
+    may_go_negative: bool = False
+    """True to take it even where it leaves less than nothing: the ledger may be the wrong one."""
+
+    def __post_init__(self) -> None:
+        ends = (self.source is not None, self.target is not None)
+        if ends != _ENDS[self.kind] or self.source == self.target:
+            raise ValueError(f"a {self.kind} from {self.source!r} to {self.target!r} is none")
+        lowest = 0 if self.kind is MovementKind.COUNT else 1
+        if not lowest <= self.quantity <= MAX_QUANTITY:
+            raise ValueError(f"a {self.kind} is of {lowest} to {MAX_QUANTITY:,} units")
+
+
+_ENDS: Final = {
+    MovementKind.RECEIVE: (False, True),
+    MovementKind.USE: (True, False),
+    MovementKind.MOVE: (True, True),
+    MovementKind.COUNT: (False, True),
+    MovementKind.WRITE_OFF: (True, False),
+}
+"""Whether a movement has a source and a target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """A movement as it was recorded. Times are seconds since 1970, UTC."""
+
+    id: str
+    key: str
+    kind: MovementKind
+    item_id: str
+    """The item that its name means today."""
+    quantity: int
+    source: str | None
+    target: str | None
+    at: float
+    by: str
+    voided_at: float | None
+
+
+def do(connection: Connection, new: NewMovement, now: float) -> tuple[Movement, list[StockChange]]:
+    """Record the movement and its effect; see ``Inventory.move``."""
+    key = secrets.token_hex(8) if new.key is None else new.key
+    known = connection.scalar(select(movement.c.id).where(movement.c.key == key))
+    if known is not None:
+        return _same(get(connection, known), new), []
+    new_id = secrets.token_hex(8)
+    _insert(connection, new, {"id": new_id, "key": key}, now)
+    index_movements(connection, [new_id])
+    changes = _refold(connection, get(connection, new_id), "movement", now)
+    short = [change for change in changes if change.delta < 0 and change.after < 0]
+    if short and not new.may_go_negative:
+        raise Conflict(
+            f"{short[0].location_id!r} has {short[0].before} of {short[0].item_id!r}, not "
+            f"{new.quantity}: count it first, or allow it to go negative"
+        )
+    return get(connection, new_id), changes
+
+
+def void(connection: Connection, id: str, now: float) -> list[StockChange]:
+    """Take the movement back; without effect when it was. Raises Unknown."""
+    done = get(connection, id)
+    if done.voided_at is not None:
+        return []
+    connection.execute(update(movement).where(movement.c.id == id).values(voided_at=now))
+    index_movements(connection, [id])
+    return _refold(connection, done, "void", now)
+
+
+def get(connection: Connection, id: str) -> Movement:
+    """The movement; raises Unknown."""
+    row = connection.execute(select(movement).where(movement.c.id == id)).one_or_none()
+    if row is None:
+        raise Unknown("movement", id)
+    return Movement(
+        id=row.id,
+        key=row.key,
+        kind=MovementKind(row.kind),
+        item_id=row.item_id,
+        quantity=row.units,
+        source=_real(row.from_id),
+        target=_real(row.to_id) or row.counted_id,
+        at=row.moved_at,
+        by=row.by,
+        voided_at=row.voided_at,
+    )
+
+
+def _real(end: str | None) -> str | None:
+    return None if end in _ELSEWHERE.values() else end
+
+
+def _same(known: Movement, new: NewMovement) -> Movement:
+    """The movement of this key, unless it is another than what is said now."""
+    if (known.kind, known.source, known.target) != (new.kind, new.source, new.target):
+        raise Conflict(f"{known.key!r} names a {known.kind} already; use a key once")
+    return known
+
+
+def _insert(connection: Connection, new: NewMovement, name: dict[str, str], now: float) -> None:
+    at = now if new.at is None else new.at
+    if at > now + MAX_AHEAD_S:
+        raise ValueError("a movement cannot be in the future")
+    for end in (new.source, new.target):
+        if end is not None:
+            locations.require(connection, end)
+    meaning = items.meanings(connection, [new.item])[new.item]
+    items.get(connection, meaning.item_id)
+    connection.execute(
+        movement.insert().values(
+            **name,
+            **_ends(new),
+            kind=new.kind,
+            item=new.item,
+            amount=new.quantity,
+            moved_at=at,
+            by=new.by,
+            recorded_at=now,
+            item_id=meaning.item_id,
+            units=new.quantity * meaning.units,
+        )
+    )
+
+
+def _ends(new: NewMovement) -> dict[str, str | None]:
+    if new.kind is MovementKind.COUNT:
+        return {"counted_id": new.target}
+    virtual = _ELSEWHERE.get(new.kind)
+    return {"from_id": new.source or virtual, "to_id": new.target or virtual}
+
+
+def _refold(connection: Connection, done: Movement, cause: str, now: float) -> list[StockChange]:
+    keys = [Key(done.item_id, end) for end in (done.source, done.target) if end is not None]
+    return refold(
+        connection,
+        keys,
+        Cause(
+            cause,
+            done.id,
+            now,
+            elsewhere=_ELSEWHERE.get(done.kind, ADJUSTED),
+            is_transfer=done.kind is MovementKind.MOVE,
+        ),
+    )

@@ -1,0 +1,331 @@
+"""Reading stock: as a list, as sums, and why a number is what it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from pydantic import JsonValue
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    func,
+    or_,
+    select,
+    tuple_,
+)
+
+from capturekit.errors import Unknown
+from capturekit.store import items, locations
+from capturekit.store.movements import Movement
+from capturekit.store.movements import get as get_movement
+from capturekit.store.page import from_cursor, to_cursor
+from capturekit.store.review import open_proposals
+from capturekit.store.schema import (
+    capture,
+    item,
+    item_code,
+    location,
+    move,
+    observation,
+    run,
+    stock,
+    verdict,
+)
+from capturekit.times import iso
+
+MOVES_SHOWN: Final = 50
+
+
+class StockSort(StrEnum):
+    """Orders of the stock list; ties go by item and location."""
+
+    NAME = "name"
+    QUANTITY = "quantity"
+    """Least first."""
+    LAST_SEEN = "last_seen_at"
+    """Longest ago first, never seen before all."""
+
+
+_SORTED_BY: Final[dict[StockSort, ColumnElement[object]]] = {
+    StockSort.NAME: item.c.name,
+    StockSort.QUANTITY: stock.c.quantity,
+    StockSort.LAST_SEEN: func.coalesce(stock.c.last_seen_at, 0.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StockRow:
+    """How much there is of an item in a place. Times are seconds since 1970, UTC."""
+
+    item_id: str
+    name: str
+    quantity: int
+    unit: str | None
+    location: str
+    confidence: float | None
+    """Of the least certain observation in the count; None when nothing was counted there:
+    it was silence of a camera that sees all, or movements alone."""
+    last_seen_at: float | None
+    """When the newest count that found some was taken."""
+    counted_at: float | None
+    """When the count was taken that quantity is based on."""
+    version: int
+    """Grows with every change of this row."""
+    codes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The row as the HTTP API and the command line show it."""
+        return {
+            "item_id": self.item_id,
+            "name": self.name,
+            "quantity": self.quantity,
+            "unit": self.unit,
+            "location": self.location,
+            "confidence": self.confidence,
+            "last_seen_at": iso(self.last_seen_at),
+            "codes": list(self.codes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StockPage:
+    """Some of the stock list."""
+
+    rows: tuple[StockRow, ...]
+    next: str | None
+    updated_at: float | None
+    """When a quantity last changed, anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class StockQuery:
+    """What part of the stock list is asked for."""
+
+    location: str | None = None
+    """With all locations below it."""
+    item: str | None = None
+    text: str | None = None
+    """Part of a name, or a code."""
+    sort: StockSort = StockSort.NAME
+    cursor: str | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ItemSum:
+    """How much there is of an item in all the places asked for."""
+
+    item_id: str
+    name: str
+    unit: str | None
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A line of the ledger. Virtual locations begin with a tilde."""
+
+    seq: int
+    source: str
+    target: str
+    quantity: int
+    cause: str
+    cause_id: str
+    recorded_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """An observation that a count is made of."""
+
+    observation_id: int
+    analyser: str
+    code: str | None
+    quantity: int
+    confidence: float
+    box: JsonValue
+    """A polygon in pixels of the upright picture."""
+    is_confident: bool
+    is_accepted: bool | None
+    """What a person decided, if one did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """The camera's reading that a stock figure starts from."""
+
+    capture_id: str
+    device_id: str
+    captured_at: float
+    run_id: str
+    fingerprint: str
+    evidence: tuple[Evidence, ...]
+    """Empty when it is the item's absence that was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Where a stock figure comes from."""
+
+    stock: StockRow
+    basis: Basis | Movement | None
+    """A camera's reading, a person's count, or nothing but movements."""
+    moves: tuple[Move, ...]
+    """Of this item, into and out of this place, newest first; at most 50."""
+
+
+def page(connection: Connection, query: StockQuery) -> StockPage:
+    """The part of the list that ``query`` asks for; see ``Inventory.stock``."""
+    sorted_by = _SORTED_BY[query.sort]
+    position = tuple_(sorted_by, stock.c.item_id, stock.c.location_id)
+    statement = _lines(query).order_by(sorted_by, stock.c.item_id, stock.c.location_id)
+    if query.cursor is not None:
+        statement = statement.where(position > tuple_(*from_cursor(query.cursor, 3)))
+    found = connection.execute(
+        statement.add_columns(sorted_by.label("sorted_by")).limit(query.limit + 1)
+    )
+    rows = found.mappings().all()
+    shown = rows[: query.limit]
+    updated_at = connection.scalar(select(move.c.recorded_at).order_by(move.c.seq.desc()).limit(1))
+    return StockPage(
+        tuple(_with_codes(connection, shown)),
+        _cursor(shown[-1]) if len(rows) > query.limit else None,
+        updated_at,
+    )
+
+
+def sums(connection: Connection, location_id: str | None) -> list[ItemSum]:
+    """Sums over a location and all below it, or over all that are real; by name."""
+    query = _lines(StockQuery(location=location_id)).subquery()
+    summed = (
+        select(query.c.item_id, query.c.name, query.c.unit, func.sum(query.c.quantity))
+        .group_by(query.c.item_id, query.c.name, query.c.unit)
+        .order_by(query.c.name, query.c.item_id)
+    )
+    return [ItemSum(*row[:3], int(row[3])) for row in connection.execute(summed)]
+
+
+def totals(connection: Connection) -> dict[str, int]:
+    """See ``Inventory.totals``."""
+    counted: dict[str, Select[int]] = {
+        "items": select(func.count()).select_from(item),
+        "locations": select(func.count()).where(location.c.is_virtual.is_(False)),
+        "observations": select(func.count()).select_from(observation),
+        "proposals": open_proposals().with_only_columns(func.count()),
+        "moves": select(func.count()).select_from(move),
+    }
+    return {name: connection.scalar(query) or 0 for name, query in counted.items()}
+
+
+def why(connection: Connection, item_id: str, location_id: str) -> Why:
+    """See ``Inventory.why``."""
+    query = _lines(StockQuery(item=item_id)).where(stock.c.location_id == location_id)
+    with_basis = query.add_columns(stock.c.basis_run_id, stock.c.basis_movement_id)
+    row = connection.execute(with_basis).mappings().one_or_none()
+    if row is None:
+        raise Unknown("stock", f"{item_id} in {location_id}")
+    basis: Basis | Movement | None = None
+    if row["basis_movement_id"] is not None:
+        basis = get_movement(connection, row["basis_movement_id"])
+    elif row["basis_run_id"] is not None:
+        basis = _basis(connection, row["basis_run_id"], item_id, location_id)
+    return Why(_with_codes(connection, [row])[0], basis, _moves(connection, item_id, location_id))
+
+
+def _lines(query: StockQuery) -> Select[tuple[object, ...]]:
+    """Stock rows that mean something, of real locations, as the query filters them."""
+    lines = (
+        select(
+            stock.c.item_id,
+            item.c.name,
+            stock.c.quantity,
+            item.c.unit,
+            stock.c.location_id.label("location"),
+            stock.c.confidence,
+            stock.c.last_seen_at,
+            stock.c.counted_at,
+            stock.c.version,
+        )
+        .join(item, item.c.id == stock.c.item_id)
+        .join(location, location.c.id == stock.c.location_id)
+        .where(
+            location.c.is_virtual.is_(False),
+            # A row that facts left again is only a place in the fold.
+            or_(stock.c.quantity != 0, stock.c.counted_at.is_not(None)),
+        )
+    )
+    if query.location is not None:
+        lines = lines.where(stock.c.location_id.in_(locations.within(query.location)))
+    if query.item is not None:
+        lines = lines.where(stock.c.item_id == query.item)
+    if query.text is not None:
+        coded = select(item_code.c.item_id).where(item_code.c.code == query.text)
+        named = item.c.name.icontains(query.text, autoescape=True)
+        lines = lines.where(or_(named, stock.c.item_id.in_(coded)))
+    return lines
+
+
+def _with_codes(connection: Connection, rows: Sequence[RowMapping]) -> list[StockRow]:
+    codes = items.codes_of(connection, {row["item_id"] for row in rows})
+    names = [name for name in StockRow.__slots__ if name != "codes"]
+    return [
+        StockRow(**{name: row[name] for name in names}, codes=tuple(codes.get(row["item_id"], ())))
+        for row in rows
+    ]
+
+
+def _cursor(row: RowMapping) -> str:
+    return to_cursor([row["sorted_by"], row["item_id"], row["location"]])
+
+
+def _basis(connection: Connection, run_id: str, item_id: str, location_id: str) -> Basis:
+    of_run = select(
+        capture.c.id, capture.c.device_id, capture.c.captured_at, run.c.id, run.c.fingerprint
+    ).join(run, run.c.capture_id == capture.c.id)
+    row = connection.execute(of_run.where(run.c.id == run_id)).one()
+    seen = (
+        select(
+            observation.c.id,
+            observation.c.analyser,
+            observation.c.code,
+            observation.c.units,
+            observation.c.confidence,
+            observation.c.box,
+            observation.c.is_confident,
+            verdict.c.is_accepted,
+        )
+        .outerjoin(verdict, verdict.c.observation_id == observation.c.id)
+        .where(
+            observation.c.run_id == run_id,
+            observation.c.location_id == location_id,
+            observation.c.item_id == item_id,
+        )
+        .order_by(observation.c.id)
+    )
+    return Basis(*row, tuple(Evidence(*one) for one in connection.execute(seen)))
+
+
+def _moves(connection: Connection, item_id: str, location_id: str) -> tuple[Move, ...]:
+    columns = (
+        move.c.seq,
+        move.c.from_id,
+        move.c.to_id,
+        move.c.quantity,
+        move.c.cause,
+        move.c.cause_id,
+        move.c.recorded_at,
+    )
+    found: list[Move] = []
+    for end in (move.c.from_id, move.c.to_id):
+        newest = (
+            select(*columns)
+            .where(move.c.item_id == item_id, end == location_id)
+            .order_by(move.c.seq.desc())
+            .limit(MOVES_SHOWN)
+        )
+        found += [Move(*row) for row in connection.execute(newest)]
+    found.sort(key=lambda one: one.seq, reverse=True)
+    return tuple(found[:MOVES_SHOWN])
