@@ -1,0 +1,137 @@
+"""Who is at the other end: the client's address, seen through the proxies one trusts.
+
+Whatever a client writes into a header is a claim. Only what a trusted proxy added to the
+right of it counts, so addresses are walked from right to left until one is not trusted.
+"""
+
+import re
+from collections.abc import Iterable
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+from capturekit.ratelimit.asgi import Scope, header_lines
+
+NO_ADDRESS = "unknown"
+"""The name of callers without an address, on a Unix socket for example: they are one."""
+
+_PAIR = re.compile(
+    r"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([^\s",;]+|"(?:[^"\\]|\\.)*")[ \t]*([,;]|$)"""
+)
+"""One ``name=value`` of a Forwarded header and what ends it (RFC 7239, section 4)."""
+
+_Address = IPv4Address | IPv6Address
+
+
+class ClientAddress:
+    """Names a client by its address: the whole of an IPv4, the first 64 bits of an IPv6.
+
+    (Whoever has one IPv6 address has the 2^64 of its network.)
+
+    Without trusted proxies no header is read. Through a trusted one, ``Forwarded`` and
+    ``X-Forwarded-For`` are. When both are there and disagree, one was made up by the client
+    and nothing tells which: the proxy itself is then taken for the client. What is not an
+    address ends the walk at the last hop that was known.
+
+    Args:
+        trusted: Addresses and networks of proxies: ``10.0.0.0/8``, ``::1``. What is none
+            is a ValueError.
+    """
+
+    def __init__(self, trusted: Iterable[str] = ()) -> None:
+        if isinstance(trusted, str):
+            raise TypeError(f"trusted proxies are a list of networks, not the string {trusted!r}")
+        self._trusted = tuple(_network(text) for text in trusted)
+
+    def __call__(self, scope: Scope) -> str:
+        """The client's name, like ``192.0.2.7`` or ``2001:db8::/64``. Never raises."""
+        client = scope.get("client")
+        if not client:
+            return NO_ADDRESS
+        peer = _address(client[0])
+        if peer is None:
+            return str(client[0]) or NO_ADDRESS
+        return _name(self._seen_through(peer, scope) if self._trusts(peer) else peer)
+
+    def _seen_through(self, peer: _Address, scope: Scope) -> _Address:
+        claims = (
+            _forwarded(header_lines(scope, b"forwarded")),
+            _x_forwarded_for(header_lines(scope, b"x-forwarded-for")),
+        )
+        clients = {self._walk(peer, hops) for hops in claims if hops}
+        return clients.pop() if len(clients) == 1 else peer
+
+    def _walk(self, peer: _Address, hops: list[str]) -> _Address:
+        nearest = peer
+        for hop in reversed(hops):
+            address = _address(hop)
+            if address is None:
+                break
+            nearest = address
+            if not self._trusts(address):
+                break
+        return nearest
+
+    def _trusts(self, address: _Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text.strip(), strict=False)
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is not an address or network; write 192.0.2.1, 10.0.0.0/8 or fd00::/8"
+        ) from error
+
+
+def _address(text: str) -> _Address | None:
+    """An address as proxies write it: perhaps with a port, in brackets if it is IPv6."""
+    text = text.strip(" \t")
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _name(address: _Address) -> str:
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(IPv6Network((int(address) >> 64 << 64, 64)))
+
+
+def _x_forwarded_for(lines: list[str]) -> list[str]:
+    return ",".join(lines).split(",") if lines else []
+
+
+def _forwarded(lines: list[str]) -> list[str]:
+    """The ``for`` of each hop, "" where a hop names none; one "" for what does not parse.
+
+    All of it must parse: a client's open quote could otherwise swallow what a proxy added.
+    """
+    text = ", ".join(lines)
+    hops: list[str] = []
+    hop, at = "", 0
+    while at < len(text):
+        pair = _PAIR.match(text, at)
+        if pair is None:
+            return [""]
+        name, value, end = pair.groups()
+        if name.lower() == "for":
+            hop = re.sub(r"\\(.)", r"\1", value[1:-1]) if value[0] == '"' else value
+        if end != ";":
+            hops.append(hop)
+            hop = ""
+        at = pair.end()
+    return hops
