@@ -1,0 +1,1 @@
+"""Simulated shelf cameras whose truth is known, and the verdict on what the ledger made of it."""
