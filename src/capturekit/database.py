@@ -102,6 +102,8 @@ class Database:
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` on one consistent snapshot, in a reader thread. Raises as ``write``."""
+        if not self._is_open:
+            raise StorageError("the database is closed")
 
         def run() -> T:
             with _translated(), self._reader.connect() as connection:
