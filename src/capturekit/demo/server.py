@@ -1,0 +1,125 @@
+"""The real application in a process of its own, on a folder that lasts as long as it runs."""
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import anyio
+import anyio.to_thread
+from anyio.abc import Process
+
+from capturekit.errors import CaptureKitError
+
+START_S: Final = 30.0
+STOP_S: Final = 12.0
+"""More than the server gives requests under way; after that it is killed."""
+POLL_S: Final = 0.02
+
+_READY: Final = re.compile(r"capturekit listening on (http://\S+)")
+
+
+class ServerFailed(CaptureKitError):
+    """The server did not start or went away; the message ends with its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """Where the server is and who may talk to it."""
+
+    base_url: str
+    admin_token: str
+    device_tokens: dict[str, str]
+    """By device."""
+
+    @property
+    def dashboard_url(self) -> str:
+        """Opens the dashboard signed in; a fragment never reaches the server or its logs."""
+        return f"{self.base_url}/#token={self.admin_token}"
+
+
+@asynccontextmanager
+async def running_server(devices: Iterable[str]) -> AsyncIterator[RunningServer]:
+    """Start ``capturekit serve`` with these devices, each marked exhaustive.
+
+    Raises ServerFailed. However the block ends, the process is gone and the folder deleted.
+    """
+    with TemporaryDirectory(prefix="capturekit-demo-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        admin_token = secrets.token_urlsafe(32)
+        async with _process(home, admin_token) as process:
+            base_url = await _ready_url(process, home)
+            tokens = await _add_devices(home / "data", devices)
+            yield RunningServer(base_url, admin_token, tokens)
+
+
+@asynccontextmanager
+async def _process(home: Path, admin_token: str) -> AsyncIterator[Process]:
+    command = [sys.executable, "-m", "capturekit", "serve", "--data", str(home / "data")]
+    with (home / "server.log").open("wb") as log:
+        process = await anyio.open_process(
+            [*command, "--port", "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            # The user's own settings files and variables are not the demo's.
+            cwd=home,
+            env=_environment(admin_token),
+            # Ctrl-C is for the demo alone; it then stops the server in order.
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _stop(process)
+
+
+def _environment(admin_token: str) -> dict[str, str]:
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("CAPTUREKIT_")}
+    return kept | {"CAPTUREKIT_ADMIN_TOKEN": admin_token, "CAPTUREKIT_RATE_LIMITS": "off"}
+
+
+async def _ready_url(process: Process, home: Path) -> str:
+    with anyio.move_on_after(START_S):
+        while process.returncode is None:
+            if found := _READY.search((home / "server.log").read_text(errors="replace")):
+                return found[1]
+            await anyio.sleep(POLL_S)
+    raise ServerFailed(f"the server did not start:\n{_last_words(home)}")
+
+
+def _last_words(home: Path) -> str:
+    """The end of the server's log."""
+    lines = (home / "server.log").read_text(errors="replace").splitlines()
+    return "\n".join(lines[-12:])
+
+
+async def _add_devices(data_dir: Path, devices: Iterable[str]) -> dict[str, str]:
+    # As `capturekit devices add` does it, without the start of a process for each.
+    from capturekit.kit import CaptureKit, Role
+    from capturekit.settings import Settings
+
+    async with CaptureKit(Settings.load(data_dir=data_dir), role=Role.COMMAND) as kit:
+        added = {name: await kit.store.devices.add(name, is_exhaustive=True) for name in devices}
+    return {name: token for name, (_, token) in added.items()}
+
+
+async def _stop(process: Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    with anyio.move_on_after(STOP_S):
+        await process.wait()
+        return
+    # Its children too: it leads a session of its own.
+    os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
