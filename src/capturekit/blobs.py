@@ -4,13 +4,14 @@ A blob's address is the SHA-256 of its bytes, so the same picture is kept once a
 read checks what it reads.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import anyio.to_thread
 
@@ -21,6 +22,9 @@ from capturekit.errors import (
     StorageReadOnly,
     Unknown,
 )
+
+UNFINISHED: Final = ".part"
+"""Suffix of a file that is still being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,32 @@ class FileBlobs:
         """See Blobs."""
         return await anyio.to_thread.run_sync(self._usage)
 
+    async def remove_unfinished(self) -> None:
+        """Remove what puts left behind that were killed; only while nobody else puts."""
+        await anyio.to_thread.run_sync(self._remove_unfinished)
+
+    async def check_writable(self) -> None:
+        """Write and remove a small file; raises as ``put``."""
+        await anyio.to_thread.run_sync(self._check_writable)
+
+    def _remove_unfinished(self) -> None:
+        try:
+            for path in self._root.glob(f"??/*{UNFINISHED}"):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _storage_error(error, self._root) from error
+
+    def _check_writable(self) -> None:
+        probe = self._root / f"{secrets.token_hex(8)}{UNFINISHED}"
+        try:
+            self._make_folder(self._root)
+            probe.write_bytes(bytes(4096))
+        except OSError as error:
+            raise _storage_error(error, self._root) from error
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+
     def _path(self, sha256: str) -> Path:
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise ValueError(f"{sha256!r} is not a SHA-256 in lower-case hex")
@@ -122,6 +152,8 @@ class FileBlobs:
     def _usage(self) -> BlobUsage:
         count = size_bytes = 0
         for path in self._root.glob("??/*"):
+            if path.suffix == UNFINISHED:
+                continue
             try:
                 size_bytes += path.stat().st_size
             except FileNotFoundError:
@@ -138,7 +170,7 @@ def _holds(path: Path, sha256: str) -> bool:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name[:16]}.{secrets.token_hex(8)}.part")
+    temporary = path.with_name(f".{path.name[:16]}.{secrets.token_hex(8)}{UNFINISHED}")
     try:
         with temporary.open("xb") as file:
             file.write(content)

@@ -124,6 +124,7 @@ class _Run:
         self.reason: _Reason | None = None
         self.done = anyio.Event()
         self.is_storage_passing = True
+        self.has_succeeded = False
         self._stop = threading.Event()
         self.context = JobContext(queue, lease, self._stop)
 
@@ -154,7 +155,8 @@ class Worker:
     read-only disk hands it back, both without counting the attempt; every other exception
     counts, and is tried again while attempts are left. ``lease_s`` is how long the queue
     waits for a worker that is not heard of; a third of it passes between two heartbeats,
-    and so at most before a running job learns that it was cancelled.
+    and so at most before a running job learns that it was cancelled. ``after_failure`` gets
+    the status of a job whose attempt did not succeed, once the queue knows of it.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class Worker:
         name: str = "worker",
         queues: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
+        after_failure: Callable[[JobStatus], Awaitable[None]] | None = None,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency is {concurrency}; a worker needs at least 1")
@@ -178,6 +181,7 @@ class Worker:
         self._grace_s = grace_s
         self._queues = queues
         self._clock = clock
+        self._after_failure = after_failure
         self._host = socket.gethostname()
         self._id = f"{name}-{self._host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._started_at = clock()
@@ -355,11 +359,22 @@ class Worker:
             raise
         else:
             await self._settle(run, report)
+            if not run.has_succeeded:
+                await self._tell_of(run)
         finally:
             del held[run.id]
             run.done.set()
             self._slot_freed.set()
             self._slot_freed = anyio.Event()
+
+    async def _tell_of(self, run: _Run) -> None:
+        if self._after_failure is None:
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._after_failure(await self._queue.status(run.id))
+            except Exception:
+                log.exception("job %s: what should follow its end failed", run.id)
 
     async def _attempt(self, run: _Run) -> _Report:
         """Run the handler within its time; what to tell the queue."""
@@ -375,6 +390,7 @@ class Worker:
             with run.scope:
                 result = _json(await handler(run.context))
                 if run.reason is not _Reason.TIMEOUT:
+                    run.has_succeeded = True
                     return partial(self._queue.finish, run.lease, result)
         except Exception as error:  # noqa: BLE001  # a handler may raise anything
             if run.reason is None:

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from capturekit.database import Database
-from capturekit.store import items, locations, movements, review, runs, stock
+from capturekit.store import counts, items, locations, movements, review, runs, stock
+from capturekit.store.counts import Counts
 from capturekit.store.fold import StockChange
 from capturekit.store.items import Item, Meaning
 from capturekit.store.locations import Location
@@ -58,9 +59,9 @@ class Inventory:
         """Every item's sum over a location and those below it, or over all; by name."""
         return await self._database.read(partial(stock.sums, location_id=location))
 
-    async def totals(self) -> dict[str, int]:
-        """How many ``items``, ``locations``, ``observations``, ``proposals`` and ``moves``."""
-        return await self._database.read(stock.totals)
+    async def counts(self) -> Counts:
+        """How much the ledger holds."""
+        return await self._database.read(counts.count)
 
     async def why(self, item: str, location: str) -> Why:
         """Where the figure comes from: count, run, observations, moves. Raises Unknown."""

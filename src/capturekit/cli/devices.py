@@ -1,0 +1,125 @@
+"""``capturekit devices``: the cameras that may upload."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from capturekit.cli.options import data_option, json_option, with_kit
+from capturekit.times import iso
+
+if TYPE_CHECKING:
+    from capturekit.store import Device
+
+
+@click.group()
+def devices() -> None:
+    """Cameras that may upload, and their tokens."""
+
+
+@devices.command()
+@click.argument("name")
+@click.option("--id", "device_id", help="Id of the device  [default: NAME]")
+@click.option(
+    "--exhaustive",
+    is_flag=True,
+    help="Its picture shows the whole location: what it does not show is not there.",
+)
+@data_option
+@json_option
+def add(
+    name: str, device_id: str | None, exhaustive: bool, data_dir: Path | None, as_json: bool
+) -> None:
+    """Register the camera NAME and show its token, this once."""
+    from capturekit.kit import CaptureKit
+    from capturekit.settings import Settings
+    from capturekit.store import Device
+
+    async def work(kit: CaptureKit) -> tuple[Device, str]:
+        return await kit.store.devices.add(name, id=device_id, is_exhaustive=exhaustive)
+
+    device, token = with_kit(Settings.load(data_dir=data_dir), work)
+    _show_token(device.id, device.name, token, as_json=as_json)
+
+
+@devices.command(name="list")
+@data_option
+@json_option
+def list_devices(data_dir: Path | None, as_json: bool) -> None:
+    """Show all cameras."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from capturekit.kit import CaptureKit
+    from capturekit.settings import Settings
+    from capturekit.store import Device
+
+    async def work(kit: CaptureKit) -> list[Device]:
+        return await kit.store.devices.all()
+
+    found = with_kit(Settings.load(data_dir=data_dir), work)
+    if as_json:
+        click.echo(json.dumps([device_row(device) for device in found]))
+        return
+    table = Table("id", "name", "location", "last seen", "battery V", "revoked")
+    for device in found:
+        row = device_row(device)
+        names = ("id", "name", "location", "last_seen_at", "battery_v", "revoked_at")
+        table.add_row(*(str(row[name] or "") for name in names))
+    Console().print(table)
+
+
+@devices.command()
+@click.argument("device_id", metavar="ID")
+@data_option
+@json_option
+def rotate(device_id: str, data_dir: Path | None, as_json: bool) -> None:
+    """Give the camera ID a new token; the old one stops working at once."""
+    from capturekit.kit import CaptureKit
+    from capturekit.settings import Settings
+    from capturekit.store import Device
+
+    async def work(kit: CaptureKit) -> tuple[Device, str]:
+        token = await kit.store.devices.rotate(device_id)
+        return await kit.store.devices.get(device_id), token
+
+    device, token = with_kit(Settings.load(data_dir=data_dir), work)
+    _show_token(device.id, device.name, token, as_json=as_json)
+
+
+@devices.command()
+@click.argument("device_id", metavar="ID")
+@data_option
+def revoke(device_id: str, data_dir: Path | None) -> None:
+    """Refuse all uploads of the camera ID from now on."""
+    from capturekit.kit import CaptureKit
+    from capturekit.settings import Settings
+
+    async def work(kit: CaptureKit) -> None:
+        await kit.store.devices.revoke(device_id)
+
+    with_kit(Settings.load(data_dir=data_dir), work)
+    click.echo(f"{device_id} is revoked", err=True)
+
+
+def device_row(device: "Device") -> dict[str, object]:
+    """A camera as programs read it; times are ISO 8601."""
+    return {
+        "id": device.id,
+        "name": device.name,
+        "location": device.location_id,
+        "exhaustive": device.is_exhaustive,
+        "last_seen_at": iso(device.last_seen_at),
+        "battery_v": device.battery_v,
+        "rssi": device.rssi,
+        "created_at": iso(device.created_at),
+        "revoked_at": iso(device.revoked_at),
+    }
+
+
+def _show_token(id: str, name: str, token: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"id": id, "name": name, "token": token}))
+    else:
+        click.echo(f"device: {id}\ntoken:  {token}   (shown this once, stored hashed)")

@@ -1,0 +1,51 @@
+"""The ``capturekit`` command; each subcommand's module is loaded when it is called."""
+
+import sys
+from importlib import import_module
+from typing import Final
+
+import click
+
+from capturekit import __version__
+from capturekit.errors import CaptureKitError
+
+COMMANDS: Final = {
+    "process": "capturekit.cli.process:process",
+    "serve": "capturekit.cli.serve:serve",
+    "worker": "capturekit.cli.serve:worker",
+    "demo": "capturekit.cli.demo:demo",
+    "devices": "capturekit.cli.devices:devices",
+    "stock": "capturekit.cli.stock:stock",
+    "db": "capturekit.cli.db:db",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__, prog_name="capturekit")
+def cli() -> None:
+    """From pictures of cheap cameras to a stock ledger one can trust.
+
+    Settings come from arguments, CAPTUREKIT_* variables, a .env file and capturekit.toml,
+    the strongest first.
+    """
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on standard error and exit code 1."""
+    try:
+        cli()
+    except CaptureKitError as error:
+        click.echo(f"capturekit: {error}", err=True)
+        sys.exit(1)

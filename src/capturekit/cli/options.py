@@ -1,0 +1,43 @@
+"""Options and steps that several commands share."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import click
+
+if TYPE_CHECKING:
+    from capturekit.kit import CaptureKit
+    from capturekit.settings import Settings
+
+T = TypeVar("T")
+
+data_option = click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Data folder  [default: CAPTUREKIT_DATA_DIR, else ./capturekit-data]",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def with_kit(settings: "Settings", work: "Callable[[CaptureKit], Awaitable[T]]") -> T:
+    """Open the data folder as a command does, run ``work`` and return what it returns."""
+    from capturekit.kit import CaptureKit, Role
+
+    async def run() -> T:
+        async with CaptureKit(settings, role=Role.COMMAND) as kit:
+            return await work(kit)
+
+    return anyio.run(run)
+
+
+def log_to_stderr(level: str) -> None:
+    """Log lines on standard error; a library leaves that to its host, a command is the host."""
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    logging.getLogger("alembic").setLevel("WARNING")

@@ -1,0 +1,296 @@
+"""The composition root: one of each part, opened and closed together."""
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import anyio
+import anyio.to_thread
+from pydantic import JsonValue
+
+from capturekit.blobs import FileBlobs
+from capturekit.database import Connection, Database
+from capturekit.datafolder import ServerLock, make_folder
+from capturekit.errors import CaptureKitError, ConfigError, Conflict, QueueFull
+from capturekit.frame import PictureInfo, verify
+from capturekit.pipeline import ProcessingPipeline, load_pipeline
+from capturekit.processing import JOB_KIND, JobLimits, Processing
+from capturekit.queue.base import QueueBackend
+from capturekit.queue.memory import MemoryQueue
+from capturekit.queue.sql import SqlQueue
+from capturekit.queue.sql import metadata as queue_metadata
+from capturekit.settings import Settings
+from capturekit.steps import default_pipeline
+from capturekit.store import Capture, NewCapture, Store, migrations
+from capturekit.store.schema import metadata as store_metadata
+from capturekit.worker import Worker
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+logger = logging.getLogger("capturekit.kit")
+
+LONG_TOKEN: Final = 20
+"""Characters of an admin token from which nobody guesses it."""
+
+SWEEP_S: Final = 30.0
+"""Seconds between looks for captures whose job was lost."""
+
+
+class Role(StrEnum):
+    """What this process is to its data folder."""
+
+    SERVER = "server"
+    """The only one: holds the lock, sweeps, checkpoints."""
+    WORKER = "worker"
+    """One of any number; takes jobs from the queue in the database."""
+    COMMAND = "command"
+    """Looks or changes something and leaves; runs no jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A picture as it arrives, with what its device says about it."""
+
+    content: bytes
+    device_id: str
+    key: str | None = None
+    """Names this upload among the device's; the same key again is the same capture."""
+    captured_at: float | None = None
+    """Seconds since 1970, UTC; None when the device has no clock."""
+    trigger_type: str | None = None
+    battery_v: float | None = None
+    rssi_dbm: int | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+
+class CaptureKit:
+    """Camera uploads in, stock out: the store, the queue, the pipeline and their worker.
+
+    ``async with CaptureKit(Settings(data_dir=...)) as kit`` opens the data folder, brings
+    the database up to date and starts processing; leaving it lets running jobs finish.
+    Raises DataDirInUse, StorageReadOnly, StorageFull, DatabaseTooNew or ConfigError.
+    """
+
+    store: Store
+    queue: QueueBackend
+    processing: Processing
+    worker: Worker
+    new_admin_token: str | None
+    """The admin token, when it was made by this start; it is not kept in clear."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        pipeline: ProcessingPipeline | None = None,
+        role: Role = Role.SERVER,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings or Settings.load()
+        self.role = role
+        self.pipeline = pipeline or _pipeline(self.settings)
+        self.blobs = FileBlobs(self.settings.data_dir / "blobs")
+        self._clock = clock
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
+        """For ``FastAPI(lifespan=kit.lifespan)`` or Starlette's."""
+        async with self:
+            yield
+
+    @property
+    def app(self) -> "Starlette":
+        """The HTTP application, to serve or to mount; it does not open the kit itself."""
+        from capturekit.web.app import create_app
+
+        return create_app(self)
+
+    async def receive(self, upload: Upload) -> tuple[Capture, bool]:
+        """Keep a picture and queue it; returns its capture and whether it was known.
+
+        Returns only when all of it is on the disk. Raises an ImageError, NotAuthorized when
+        the device was revoked, Conflict when the key names another picture, or a
+        StorageError; then nothing was kept.
+        """
+        info = await anyio.to_thread.run_sync(self._verify, upload.content)
+        sha256 = await self.blobs.put(upload.content)
+        new = NewCapture(
+            device_id=upload.device_id,
+            key=_capture_key(upload, sha256),
+            sha256=sha256,
+            size_bytes=len(upload.content),
+            media_type=info.media_type,
+            width=info.width,
+            height=info.height,
+            flags=info.flags,
+            captured_at=upload.captured_at,
+            trigger_type=upload.trigger_type,
+            battery_v=upload.battery_v,
+            rssi=upload.rssi_dbm,
+            metadata=upload.metadata or {},
+        )
+        capture, is_duplicate = await self.store.captures.record(new, self._enqueue)
+        if capture.sha256 != sha256:
+            raise Conflict(f"key {upload.key!r} names another picture of {upload.device_id}")
+        if not is_duplicate:
+            await self._wake(capture)
+        return capture, is_duplicate
+
+    async def database_revision(self) -> str | None:
+        """The revision of the database's schema."""
+        return await migrations.revision(self._database)
+
+    def database_bytes(self) -> int:
+        """Size of the database with its write-ahead log."""
+        path = self.settings.database_path
+        files = (path, path.with_name(path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    async def check_database(self) -> list[str]:
+        """How the database's tables differ from what this version expects; empty when not."""
+        return await migrations.check(self._database, store_metadata, queue_metadata)
+
+    async def sweep(self) -> None:
+        """Submit captures that no job stands for, and forget jobs that ended long ago."""
+        if found := await self.processing.sweep():
+            logger.info("%d captures had no job and were submitted", found)
+        await self.queue.prune(older_than_s=self.settings.job_retention_s)
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        folder = self.settings.data_dir
+        await anyio.to_thread.run_sync(make_folder, folder)
+        if self.role is Role.SERVER:
+            stack.enter_context(ServerLock(folder))
+        database = await stack.enter_async_context(
+            Database(
+                f"sqlite:///{self.settings.database_path}",
+                is_checkpointing=self.role is Role.SERVER,
+            )
+        )
+        self._database = database
+        await migrations.upgrade(database)
+        self.store = Store(database, clock=self._clock, threshold=self.settings.threshold)
+        await self._open_queue(stack, database)
+        await self._settle_admin_token()
+        if self.role is not Role.COMMAND:
+            await self._start_work(stack)
+
+    async def _open_queue(self, stack: AsyncExitStack, database: Database) -> None:
+        is_memory = self.settings.queue_url == "memory://"
+        if is_memory and self.role is Role.WORKER:
+            raise ConfigError(
+                "CAPTUREKIT_QUEUE_URL is memory://, which a worker process cannot see; "
+                "use sql:// (the default) for the server and its workers"
+            )
+        queue = (
+            MemoryQueue(clock=self._clock) if is_memory else SqlQueue(database, clock=self._clock)
+        )
+        self.queue = await stack.enter_async_context(queue)
+        self.processing = Processing(
+            self.store,
+            self.queue,
+            self.blobs,
+            self.pipeline,
+            limits=JobLimits(self.settings.max_attempts, self.settings.job_timeout_s),
+            clock=self._clock,
+        )
+
+    async def _settle_admin_token(self) -> None:
+        self.new_admin_token = None
+        if self.settings.admin_token is not None:
+            if len(self.settings.admin_token) < LONG_TOKEN:
+                logger.warning("CAPTUREKIT_ADMIN_TOKEN is short; use %d characters", LONG_TOKEN)
+            await self.store.devices.set_admin_token(self.settings.admin_token.get_secret_value())
+        elif self.role is Role.SERVER:
+            self.new_admin_token = await self.store.devices.ensure_admin_token()
+
+    async def _start_work(self, stack: AsyncExitStack) -> None:
+        self.worker = Worker(
+            self.queue,
+            {JOB_KIND: self.processing.handle},
+            concurrency=max(1, self.settings.concurrency),
+            lease_s=self.settings.job_lease_s,
+            name=self.role,
+            clock=self._clock,
+            after_failure=self.processing.settle,
+        )
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        if self.role is Role.SERVER:
+            await self._take_over()
+            sweeper = await stack.enter_async_context(anyio.create_task_group())
+            sweeper.start_soon(self._sweep_for_ever)
+            stack.callback(sweeper.cancel_scope.cancel)
+        if self.settings.concurrency:
+            tasks.start_soon(self.worker.run)
+        stack.callback(self.worker.stop)
+
+    async def _take_over(self) -> None:
+        """Pick up what an earlier server left behind, however it ended."""
+        if isinstance(self.queue, SqlQueue):
+            # We hold the lock, so whoever worked inside an earlier server is dead.
+            await self.queue.expire_leases(f"{Role.SERVER}-")
+        await self.blobs.remove_unfinished()
+        await self.sweep()
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await anyio.sleep(SWEEP_S)
+            try:
+                await self.sweep()
+            except CaptureKitError as error:
+                logger.warning("the sweep failed and is tried again: %s", error)
+
+    def _verify(self, content: bytes) -> PictureInfo:
+        limits = self.settings
+        return verify(content, max_bytes=limits.max_upload_bytes, max_pixels=limits.max_pixels)
+
+    def _enqueue(self, connection: Connection, capture: Capture) -> None:
+        """In the transaction that stores the capture: there is no capture without its job."""
+        if isinstance(self.queue, SqlQueue):
+            self.queue.submit_within(connection, [self.processing.job(capture)])
+
+    async def _wake(self, capture: Capture) -> None:
+        if isinstance(self.queue, SqlQueue):
+            self.queue.notify()
+            return
+        try:
+            await self.queue.submit(self.processing.job(capture))
+        except QueueFull:
+            logger.warning("the queue is full; capture %s waits for a sweep", capture.id)
+
+
+def _pipeline(settings: Settings) -> ProcessingPipeline:
+    if settings.pipeline:
+        return load_pipeline(settings.pipeline)
+    return dataclasses.replace(
+        default_pipeline(), max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
+    )
+
+
+def _capture_key(upload: Upload, sha256: str) -> str:
+    """What makes an upload the same upload: the key given, else the time given and the bytes."""
+    if upload.key is not None:
+        return f"key:{upload.key}"
+    return f"at:{upload.captured_at}:{sha256}"

@@ -1,0 +1,163 @@
+"""What an operator may set, and from where.
+
+Strongest first: arguments, ``CAPTUREKIT_*`` variables, a ``.env`` file, ``capturekit.toml``
+(both in the working directory), defaults. Only the composition root and the command line
+read this; everything below takes plain arguments.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from capturekit.errors import ConfigError
+
+DEFAULT_RATE_LIMITS: Final = {
+    "ingest": "10/minute",
+    "process-capture": "20/minute",
+    "process-pending": "5/minute",
+    "ip": "1200/minute",
+}
+"""Per identity, but ``ip``: everything that one address sends, unknown paths included."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Prints without its secrets; wrong values are ConfigError."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CAPTUREKIT_",
+        env_file=".env",
+        toml_file="capturekit.toml",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
+
+    data_dir: Path = Path("capturekit-data")
+    """Folder for the database and the pictures; made when it is missing."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """TCP port to listen on; 0 takes a free one and says which."""
+    queue_url: Literal["sql://", "memory://"] = "sql://"
+    """``sql://`` keeps jobs in the database. ``memory://`` keeps them in the process; captures
+    that wait are found again after a restart."""
+    concurrency: Annotated[int, Field(ge=0, le=64)] = min(os.cpu_count() or 1, 8)
+    """Pictures processed at once inside the server; 0 leaves all work to workers."""
+    pipeline: str | None = None
+    """``module:attr`` of a ProcessingPipeline; default: quality, codes, thumbnail."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Observations with less confidence wait for a person and do not change stock."""
+    admin_token: SecretStr | None = None
+    """Token for the admin API; when not set one is made at first start and shown once."""
+    rate_limits: Annotated[dict[str, str], NoDecode] = DEFAULT_RATE_LIMITS
+    """``off``, or rules by name such as ``ingest=10/minute, ip=1200/minute``; names left out
+    keep their default. Names: ingest, process-capture, process-pending, ip."""
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    """Comma-separated CIDRs of the proxies whose ``Forwarded`` headers are believed."""
+    max_upload_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 20 * 2**20
+    """Largest picture taken, in bytes."""
+    max_pixels: Annotated[int, Field(ge=1, le=10**9)] = 25_000_000
+    """Largest picture decoded, width x height."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """Times a picture's processing is tried in all."""
+    job_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds one attempt may take."""
+    job_lease_s: Annotated[float, Field(ge=1)] = 15.0
+    """Seconds without a sign of life after which a worker's job is given to another."""
+    job_retention_s: Annotated[float, Field(ge=60)] = 7 * 86400.0
+    """Seconds a finished job stays known."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level that is logged to standard error."""
+    redis_url: str | None = None
+    """Not used by this version, and refused when set."""
+    database_url: str | None = None
+    """Not used by this version, and refused when set: the database is SQLite in data_dir."""
+    blob_url: str | None = None
+    """Not used by this version, and refused when set: pictures are files in data_dir."""
+
+    @classmethod
+    def load(cls, **arguments: object) -> Self:
+        """Settings from all sources; arguments that are None count as not given.
+
+        Raises ConfigError with the name of each setting that is wrong.
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        try:
+            # Values are checked by the fields; only their names are known here.
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from error
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The order of the module's docstring."""
+        toml = TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, dotenv_settings, toml
+
+    @field_validator("rate_limits", mode="before")
+    @classmethod
+    def _parse_rate_limits(cls, value: object) -> dict[str, str]:
+        if value == "off":
+            return {}
+        given = _rules(value) if isinstance(value, str) else value
+        if not isinstance(given, Mapping):
+            raise ValueError("give 'off', a text such as 'ingest=10/minute', or a table")
+        if unknown := set(given) - set(DEFAULT_RATE_LIMITS):
+            names = ", ".join(DEFAULT_RATE_LIMITS)
+            raise ValueError(f"no limit is named {', '.join(sorted(unknown))}; names: {names}")
+        return DEFAULT_RATE_LIMITS | {str(name): str(rule) for name, rule in given.items()}
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _parse_proxies(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("redis_url", "database_url", "blob_url")
+    @classmethod
+    def _refuse_what_is_not_there(cls, value: str | None) -> None:
+        if value is not None:
+            raise ValueError("this version runs on SQLite and files in data_dir only; unset it")
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return self.data_dir.absolute() / "capturekit.db"
+
+
+def _rules(text: str) -> dict[str, str]:
+    """``name=rule, name=rule`` or a JSON object; a rule may hold several, joined by ``;``."""
+    if text.lstrip().startswith("{"):
+        return {str(name): str(rule) for name, rule in json.loads(text).items()}
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if any(not equals for _, equals, _ in pairs):
+        raise ValueError(f"{text!r} is not 'off' or like 'ingest=10/minute, ip=1200/minute'")
+    return {name.strip(): rule.strip() for name, _, rule in pairs}
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors(include_url=False):
+        name = ".".join(str(part) for part in item["loc"])
+        parts.append(f"CAPTUREKIT_{name.upper()}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(parts)

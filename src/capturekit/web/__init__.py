@@ -1,0 +1,1 @@
+"""The optional HTTP application: ingest, admin, inventory, health, a dashboard."""

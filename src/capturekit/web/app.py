@@ -1,0 +1,79 @@
+"""The application's routes and layers."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from capturekit.errors import ConfigError
+from capturekit.kit import CaptureKit
+from capturekit.ratelimit import MemoryStorage, RateLimiter, RateLimitMiddleware
+from capturekit.web import admin, captures, dashboard, health, inventory, problems
+from capturekit.web.edge import Edge
+from capturekit.web.ingest import ingest
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+ROUTES: Final[tuple[tuple[str, str, Endpoint], ...]] = (
+    ("POST", "/v1/ingest", ingest),
+    ("POST", "/v1/admin/process-capture/{capture_id}", admin.process_capture),
+    ("POST", "/v1/admin/process-pending", admin.process_pending),
+    ("GET", "/v1/admin/task-status/{task_id}", admin.task_status),
+    ("POST", "/v1/admin/cancel-task/{task_id}", admin.cancel_task),
+    ("GET", "/v1/admin/stats", admin.stats),
+    ("GET", "/v1/admin/queue-info", admin.queue_info),
+    ("GET", "/v1/captures", captures.list_captures),
+    ("GET", "/v1/captures/{capture_id}", captures.show_capture),
+    ("GET", "/v1/captures/{capture_id}/thumbnail", captures.show_thumbnail),
+    ("GET", "/v1/inventory", inventory.list_stock),
+    ("GET", "/v1/inventory/{item_id}/why", inventory.why),
+    ("PATCH", "/v1/items/{item_id}", inventory.change_item),
+    ("PUT", "/v1/items/{item_id}/codes/{code:path}", inventory.assign_code),
+    ("GET", "/livez", health.livez),
+    ("GET", "/readyz", health.readyz),
+    ("GET", "/health", health.readyz),
+    ("GET", "/", dashboard.page),
+)
+
+
+def create_app(kit: CaptureKit) -> Starlette:
+    """The HTTP application over an opened kit, to serve alone or to mount.
+
+    Raises ConfigError when a rate limit's rule cannot be read.
+    """
+    routes: list[BaseRoute] = [
+        Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES
+    ]
+    routes.append(Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")))
+    limiters = _limiters(kit.settings.rate_limits)
+
+    app = Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(Edge),
+            Middleware(
+                RateLimitMiddleware,
+                limits={"*": limiters["ip"]} if "ip" in limiters else {},
+                named=limiters,
+                trusted_proxies=[str(network) for network in kit.settings.trusted_proxies],
+            ),
+        ],
+        exception_handlers=problems.HANDLERS,
+    )
+    app.state.kit = kit
+    app.state.limiters = limiters
+    return app
+
+
+def _limiters(rules: Mapping[str, str]) -> dict[str, RateLimiter]:
+    storage = MemoryStorage()
+    try:
+        return {name: RateLimiter(rule, name=name, storage=storage) for name, rule in rules.items()}
+    except ValueError as error:
+        raise ConfigError(f"CAPTUREKIT_RATE_LIMITS: {error}") from error

@@ -1,0 +1,122 @@
+"""The outermost layer: a request's id, its line in the log, and a last resort for errors.
+
+A refused upload's body is read to its end (within bounds) before the answer is sent: a
+camera that is still sending never sees a status that comes too early.
+"""
+
+import logging
+import secrets
+import time
+from typing import Final
+
+import anyio
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from capturekit.web.problems import as_problem, problem_response
+
+logger = logging.getLogger("capturekit.web")
+
+DRAIN_BYTES: Final = 64 * 2**20
+DRAIN_S: Final = 20.0
+
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Edge:
+    """ASGI middleware; put it around everything else of the app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request and log it in one line."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # A copy: an outer app that mounts this one keeps its own state.
+        scope["state"] = {**scope.get("state", {}), "request_id": secrets.token_hex(8)}
+        exchange = _Exchange(scope, receive, send)
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            scope["state"]["refusal"] = "the client went away"
+        except Exception as error:
+            scope["state"]["cause"] = error
+            if exchange.status is None:
+                response = problem_response(Request(scope), as_problem(error))
+                await response(scope, exchange.receive, exchange.send)
+        exchange.log()
+
+
+class _Exchange:
+    """One request and its answer, as they pass through."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._started_at = time.perf_counter()
+        self._is_body_read = False
+        self._has_body_begun = False
+        self.status: int | None = None
+
+    async def receive(self) -> Message:
+        self._has_body_begun = True
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._is_body_read = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._scope["state"]["request_id"]
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            if message["status"] >= 400:
+                await self._drain()
+        await self._send(message)
+
+    async def _drain(self) -> None:
+        if not self._has_body_begun and self._is_asking_first():
+            return
+        left = DRAIN_BYTES
+        with anyio.move_on_after(DRAIN_S):
+            while not self._is_body_read and left > 0:
+                message = await self.receive()
+                left -= len(message.get("body", b""))
+
+    def _is_asking_first(self) -> bool:
+        """The client waits for ``100 Continue`` and has sent no body yet."""
+        return (b"expect", b"100-continue") in self._scope["headers"]
+
+    def log(self) -> None:
+        state = self._scope["state"]
+        client = (self._scope.get("client") or ("-",))[0]
+        milliseconds = 1000 * (time.perf_counter() - self._started_at)
+        cause = state.get("cause")
+        level = logging.ERROR if cause else logging.INFO
+        # A known storage error is told in its line; anything else needs its traceback.
+        is_unexpected = self.status in (None, 500) and cause is not None
+        logger.log(
+            level,
+            "%s %s %s %.1f ms %s id=%s%s%s",
+            self._scope["method"],
+            self._scope["raw_path"].decode("latin-1"),
+            self.status or "-",
+            milliseconds,
+            client,
+            state["request_id"],
+            f" {state['refusal']}" if "refusal" in state else "",
+            f" cause: {cause}" if cause else "",
+            exc_info=cause if is_unexpected else None,
+        )

@@ -1,0 +1,184 @@
+"""Reads a ``multipart/form-data`` body under a cap on bytes, time and memory.
+
+Everything stays in memory: a picture is a few hundred kilobytes, and what all requests
+hold together is bounded.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from capturekit.errors import TooManyBytes
+from capturekit.web.problems import Problem
+
+MAX_FIELD_BYTES: Final = 64 * 1024
+"""Largest value of a text field; the longest we read is ``metadata``."""
+MAX_FIELDS: Final = 64
+FORM_OVERHEAD_BYTES: Final = MAX_FIELD_BYTES * 2
+"""What a body may hold besides the picture: the other fields and the part headers."""
+STALL_S: Final = 20.0
+"""Longest silence in the middle of a body."""
+BODY_S: Final = 120.0
+"""Longest a body may take: 20 MiB at 1.4 Mbit/s."""
+MAX_BUFFERED_BYTES: Final = 512 * 2**20
+"""What the bodies of all requests of this process may hold together."""
+
+_buffered_bytes = 0
+
+
+@dataclass(slots=True)
+class _Part:
+    name: str = ""
+    disposition: bytes = b""
+    content: bytearray = field(default_factory=bytearray)
+
+
+class _Collector:
+    """Callbacks of the parser; keeps the first part of each name."""
+
+    def __init__(self, picture_name: str, max_picture_bytes: int) -> None:
+        self.parts: dict[str, bytearray] = {}
+        self.is_complete = False
+        self._picture_name = picture_name
+        self._max_picture_bytes = max_picture_bytes
+        self._part = _Part()
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+
+    def on_part_begin(self) -> None:
+        self._part = _Part()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._part.disposition = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._part.disposition)
+        self._part.name = options.get(b"name", b"").decode("utf-8", "replace")
+        if len(self.parts) >= MAX_FIELDS:
+            raise Problem(400, "malformed-form", f"the form has more than {MAX_FIELDS} fields")
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._part.content += memoryview(data)[start:end]
+        size = len(self._part.content)
+        if self._part.name == self._picture_name:
+            if size > self._max_picture_bytes:
+                raise TooManyBytes(self._max_picture_bytes)
+        elif size > MAX_FIELD_BYTES:
+            raise Problem(
+                413,
+                "field-too-large",
+                f"the form field {self._part.name[:100]!r} has more than {MAX_FIELD_BYTES} bytes",
+            )
+
+    def on_part_end(self) -> None:
+        self.parts.setdefault(self._part.name, self._part.content)
+
+    def on_end(self) -> None:
+        self.is_complete = True
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields of a form, by name; texts are UTF-8."""
+
+    parts: dict[str, bytearray]
+
+    def picture(self, name: str) -> bytes:
+        """The bytes of a file field. Raises Problem 422 when it is missing or empty."""
+        if name not in self.parts:
+            raise Problem(422, "missing-field", f"the form has no field {name!r}")
+        if not self.parts[name]:
+            raise Problem(422, "empty-picture", f"the form field {name!r} is empty")
+        return bytes(self.parts[name])
+
+    def text(self, name: str) -> str | None:
+        """A text field without surrounding space, or None when missing or empty."""
+        value = self.parts.get(name, b"").decode("utf-8", "replace").strip()
+        return value or None
+
+
+async def read_form(request: Request, picture_name: str, max_picture_bytes: int) -> Form:
+    """Read the whole form; ``picture_name`` is the one field that may be large.
+
+    Raises TooManyBytes, or Problem 400, 408, 411, 413, 415 or 503; and starlette's
+    ClientDisconnect when the sender goes away.
+    """
+    collector = _Collector(picture_name, max_picture_bytes)
+    parser = _parser(request, collector)
+    try:
+        async for chunk in _chunks(request, max_picture_bytes + FORM_OVERHEAD_BYTES):
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as error:
+        raise Problem(400, "malformed-form", f"the form cannot be read: {error}") from error
+    if not collector.is_complete:
+        raise Problem(400, "malformed-form", "the form ends before its closing boundary")
+    return Form(collector.parts)
+
+
+def _parser(request: Request, collector: _Collector) -> MultipartParser:
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    if media_type != b"multipart/form-data":
+        given = media_type.decode("latin-1") or "no Content-Type"
+        raise Problem(415, "not-a-form", f"send multipart/form-data, not {given}")
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise Problem(400, "malformed-form", "the Content-Type has no boundary")
+    return MultipartParser(
+        boundary,
+        {
+            "on_part_begin": collector.on_part_begin,
+            "on_part_data": collector.on_part_data,
+            "on_part_end": collector.on_part_end,
+            "on_header_field": collector.on_header_field,
+            "on_header_value": collector.on_header_value,
+            "on_header_end": collector.on_header_end,
+            "on_headers_finished": collector.on_headers_finished,
+            "on_end": collector.on_end,
+        },
+    )
+
+
+async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    global _buffered_bytes
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise TooManyBytes(max_bytes - FORM_OVERHEAD_BYTES)
+    received = 0
+    stream = aiter(request.stream())
+    deadline = anyio.current_time() + BODY_S
+    try:
+        while chunk := await _next_chunk(stream, deadline):
+            received += len(chunk)
+            _buffered_bytes += len(chunk)
+            if received > max_bytes:
+                raise TooManyBytes(max_bytes - FORM_OVERHEAD_BYTES)
+            if _buffered_bytes > MAX_BUFFERED_BYTES:
+                raise Problem(503, "busy", "too many uploads at once", headers={"Retry-After": "5"})
+            yield chunk
+    finally:
+        _buffered_bytes -= received
+
+
+async def _next_chunk(stream: AsyncIterator[bytes], deadline: float) -> bytes:
+    seconds = min(STALL_S, deadline - anyio.current_time())
+    with anyio.move_on_after(seconds):
+        async for chunk in stream:
+            if chunk:
+                return chunk
+        return b""
+    raise Problem(408, "upload-too-slow", "the body stopped coming; send it again")

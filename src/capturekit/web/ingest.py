@@ -1,0 +1,120 @@
+"""``POST /v1/ingest``: the form that camera clients in the field already send."""
+
+import json
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import JsonValue
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from capturekit.errors import NotAuthorized
+from capturekit.kit import Upload
+from capturekit.store import Principal, PrincipalKind
+from capturekit.web.auth import REFUSAL, bearer_token, kit_of, principal_of, spend_limit
+from capturekit.web.form import Form, read_form
+from capturekit.web.problems import Problem
+
+MAX_KEY_CHARACTERS: Final = 200
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+"""A time before this is of a camera whose clock was never set; it counts as none given."""
+MAX_READING: Final = 1e6
+
+
+async def ingest(request: Request) -> Response:
+    """Keep one picture; answers when it is on the disk."""
+    kit = kit_of(request)
+    principal = await principal_of(request.scope, kit)
+    if principal is None and bearer_token(request.scope) is not None:
+        raise NotAuthorized(REFUSAL)
+    if principal is not None:
+        # Before the body is read: a camera over its limit costs no memory.
+        await spend_limit(request, "ingest", principal)
+    form = await read_form(request, "image", kit.settings.max_upload_bytes)
+    if principal is None:
+        principal = await _by_form_token(request, form)
+    device_id = _device_of(principal, form)
+    capture, is_duplicate = await kit.receive(_upload(request, form, device_id))
+    return JSONResponse(
+        {
+            "status": "stored",
+            "capture_id": capture.id,
+            "message": "this picture was stored before" if is_duplicate else "picture stored",
+            "duplicate": is_duplicate,
+        }
+    )
+
+
+async def _by_form_token(request: Request, form: Form) -> Principal:
+    token = form.text("token")
+    principal = await kit_of(request).store.devices.authenticate(token) if token else None
+    if principal is None:
+        raise NotAuthorized(REFUSAL)
+    await spend_limit(request, "ingest", principal)
+    return principal
+
+
+def _device_of(principal: Principal, form: Form) -> str:
+    claimed = form.text("device_id")
+    if principal.kind is PrincipalKind.ADMIN or principal.device_id is None:
+        raise Problem(403, "forbidden", "an admin token uploads no pictures; use a device's token")
+    if claimed is not None and claimed != principal.device_id:
+        # The same as a wrong token: it does not tell which devices exist.
+        raise NotAuthorized(REFUSAL)
+    return principal.device_id
+
+
+def _upload(request: Request, form: Form, device_id: str) -> Upload:
+    return Upload(
+        content=form.picture("image"),
+        device_id=device_id,
+        key=_key(request.headers.get("idempotency-key")),
+        captured_at=_time(form.text("captured_at") or form.text("timestamp")),
+        trigger_type=form.text("trigger_type"),
+        battery_v=_number(form.text("battery_v")),
+        rssi_dbm=_integer(form.text("rssi")),
+        metadata=_metadata(form.text("metadata")),
+    )
+
+
+def _key(header: str | None) -> str | None:
+    if header is not None and len(header) > MAX_KEY_CHARACTERS:
+        detail = f"the Idempotency-Key has more than {MAX_KEY_CHARACTERS} characters"
+        raise Problem(400, "bad-idempotency-key", detail)
+    return header or None
+
+
+def _time(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        detail = f"captured_at {text[:100]!r} is not ISO 8601, such as 2026-11-24T17:03:00Z"
+        raise Problem(422, "bad-timestamp", detail) from error
+    return seconds if seconds >= EARLIEST else None
+
+
+def _number(text: str | None) -> float | None:
+    """A reading, or None when it is none: odd telemetry never costs a picture."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if abs(value) < MAX_READING else None
+
+
+def _integer(text: str | None) -> int | None:
+    value = _number(text)
+    return None if value is None else round(value)
+
+
+def _metadata(text: str | None) -> dict[str, JsonValue]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text, parse_constant=str)
+    except (ValueError, RecursionError):
+        return {"text": text}
+    return value if isinstance(value, dict) else {"value": value}

@@ -1,0 +1,87 @@
+"""Serves a kit's app by uvicorn until a signal comes."""
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import anyio
+import uvicorn
+
+from capturekit.errors import ConfigError
+from capturekit.kit import CaptureKit
+from capturekit.web.app import create_app
+
+BACKLOG: Final = 2048
+GRACE_S: Final = 10
+"""Seconds that requests under way may take after a signal; then they are cut."""
+
+
+async def serve(
+    kit: CaptureKit, host: str, port: int, on_ready: Callable[[str], None] = lambda _: None
+) -> None:
+    """Serve an opened kit until SIGINT or SIGTERM; ``on_ready`` gets the address.
+
+    Port 0 takes a free one. Raises ConfigError when the address cannot be listened on.
+    """
+    with listening(host, port) as listener:
+        config = uvicorn.Config(
+            create_app(kit),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        server = _Server(config, lambda: on_ready(_address(host, listener)))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_on_signal, server)
+            await server.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens on the address. Raises ConfigError."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; choose another with --port"
+        ) from error
+    with listener:
+        yield listener
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again at the end, which would kill the process
+        # before the kit is closed.
+        yield
+
+
+async def _stop_on_signal(server: uvicorn.Server) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            # The second signal does not wait for requests under way.
+            server.force_exit = server.should_exit
+            server.should_exit = True
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
