@@ -65,7 +65,7 @@ def cli_page() -> str:
     root = next(value for value in vars(command_line).values() if isinstance(value, click.Group))
     parts = [CLI_HEAD]
     for path, command in _commands(("capturekit",), root):
-        parts.append(f"{'#' * min(len(path), 3)}# `{' '.join(path)}`\n")
+        parts.append(f"{'#' * min(len(path), 3)} `{' '.join(path)}`\n")
         parts.append(_help(command) + "\n")
         if rows := [_row(parameter) for parameter in command.params]:
             parts.append("\n".join(["| | |", "|---|---|", *rows]) + "\n")

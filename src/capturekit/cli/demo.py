@@ -24,8 +24,20 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
-@click.option("--cameras", default=3, show_default=True, type=click.IntRange(1, MAX_CAMERAS))
-@click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1, 86_400))
+@click.option(
+    "--cameras",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1, MAX_CAMERAS),
+    help="How many shelves are watched.",
+)
+@click.option(
+    "--seconds",
+    default=20.0,
+    show_default=True,
+    type=click.FloatRange(1, 86_400),
+    help="How long they upload; the verdict follows.",
+)
 @click.option("--seed", default=0, show_default=True, help="The same seed is the same story.")
 @click.option("--headless", is_flag=True, help="Do not open the dashboard in the browser.")
 @json_option
