@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-SKIPS_ALLOWED = "browser"
-"""The marker of the only tests that may be skipped: they need a program pip cannot install."""
+SKIPS_ALLOWED = ("browser", "small_disk")
+"""Markers of the only tests that may be skipped: they need what pip cannot install."""
 
 LEFT_OUT = pytest.StashKey[list[str]]()
 SKIPPED = pytest.StashKey[list[str]]()
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bare", action="store_true", help="leave out test files whose imports need an extra"
     )
     group.addoption(
-        "--no-skips", action="store_true", help=f"a skip fails the run, except of {SKIPS_ALLOWED}"
+        "--no-skips", action="store_true", help=f"a skip fails the run, except of {', '.join(SKIPS_ALLOWED)}"
     )
 
 
@@ -81,7 +81,7 @@ class _Skips:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         is_expected_failure = hasattr(report, "wasxfail")
-        if report.skipped and not is_expected_failure and SKIPS_ALLOWED not in report.keywords:
+        if report.skipped and not is_expected_failure and not set(SKIPS_ALLOWED) & set(report.keywords):
             self._config.stash[SKIPPED].append(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

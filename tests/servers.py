@@ -28,6 +28,15 @@ def run_cli(data: Path, *arguments: str) -> str:
     return ended.stdout
 
 
+class DidNotStartError(Exception):
+    """The server ended by itself."""
+
+    def __init__(self, code: int, log: str) -> None:
+        super().__init__(log)
+        self.code = code
+        self.log = log
+
+
 class Server:
     """A ``capturekit serve`` process; may be killed and started again on the same data."""
 
@@ -50,7 +59,8 @@ class Server:
         self._reader = threading.Thread(target=self._read, args=(self.process, is_listening))
         self._reader.start()
         assert is_listening.wait(START_S), "".join(self.log)
-        assert self.url, "".join(self.log)
+        if not self.url:
+            raise DidNotStartError(self._gone(), "".join(self.log))
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         self.admin = httpx2.Client(base_url=self.url, headers=headers, timeout=20)
 
@@ -69,11 +79,14 @@ class Server:
         """Send the signal and return the exit code."""
         self.admin.close()
         self.process.send_signal(signal_number)
+        self.url = ""
+        return self._gone()
+
+    def _gone(self) -> int:
         code = self.process.wait(START_S)
         self._reader.join()
         assert self.process.stderr is not None
         self.process.stderr.close()
-        self.url = ""
         return code
 
     def log_lines(self, fragment: str) -> list[str]:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 data_option = click.option(
     "--data",
     "data_dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Data folder  [default: CAPTUREKIT_DATA_DIR, else ./capturekit-data]",
 )
 
