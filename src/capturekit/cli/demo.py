@@ -51,14 +51,18 @@ def demo(cameras: int, seconds: float, seed: int, *, headless: bool, as_json: bo
     from capturekit.demo.run import DemoOptions
 
     options = DemoOptions(cameras=cameras, seconds=seconds, seed=seed)
-    verdict = anyio.run(_run, options, headless)
+    sys.exit(report(anyio.run(_run, options, headless), as_json=as_json))
+
+
+def report(verdict: "Verdict", *, as_json: bool) -> int:
+    """Print the verdict, complaints on standard error, and return the exit code."""
     if as_json:
         click.echo(json.dumps(verdict.as_json()))
     else:
         _print_table(verdict)
     for complaint in verdict.complaints:
         click.echo(f"capturekit demo: {complaint}", err=True)
-    sys.exit(0 if verdict.ok else 1)
+    return 0 if verdict.ok else 1
 
 
 async def _run(options: "DemoOptions", headless: bool) -> "Verdict":
@@ -106,7 +110,9 @@ def _progress(options: "DemoOptions") -> "Iterator[Callable[[Event], None]]":
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    is_log = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_log) as progress:
         task = progress.add_task("starting the server", total=options.seconds, captures=0)
 
         def show(event: "Event") -> None:
@@ -152,7 +158,7 @@ def _summary(verdict: "Verdict") -> str:
     lines = (
         f"accuracy        {verdict.accuracy:.1%}  ({agree} of {len(verdict.rows)} agree)",
         f"double counts   {verdict.double_counts}",
-        f"captures        {verdict.captures} stored and processed, {verdict.lost} lost",
+        f"captures        {verdict.captures} stored, {verdict.lost} lost",
         f"hostile uploads {verdict.refused} refused",
         f"upload to stock {_ms(verdict.p50_ms)} p50, {_ms(verdict.p95_ms)} p95",
         f"verdict         {'everything agrees' if verdict.ok else 'NOT ok'} (seed {verdict.seed})",

@@ -70,7 +70,7 @@ async def _process(home: Path, admin_token: str) -> AsyncIterator[Process]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            # The user's own settings files and variables are not the demo's.
+            # Settings files in the user's working directory are not the demo's.
             cwd=home,
             env=_environment(admin_token),
             # Ctrl-C is for the demo alone; it then stops the server in order.
@@ -108,7 +108,9 @@ async def _add_devices(data_dir: Path, devices: Iterable[str]) -> dict[str, str]
     from capturekit.kit import CaptureKit, Role
     from capturekit.settings import Settings
 
-    async with CaptureKit(Settings.load(data_dir=data_dir), role=Role.COMMAND) as kit:
+    # Constructed, not loaded: the user's own variables and files are not the demo's.
+    settings = Settings.model_construct(data_dir=data_dir)
+    async with CaptureKit(settings, role=Role.COMMAND) as kit:
         added = {name: await kit.store.devices.add(name, is_exhaustive=True) for name in devices}
     return {name: token for name, (_, token) in added.items()}
 
