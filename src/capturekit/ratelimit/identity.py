@@ -93,7 +93,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
 def _address(text: str) -> _Address | None:
     """An address as proxies write it: perhaps with a port, in brackets if it is IPv6."""
     text = text.strip(" \t")
-    if text.startswith("["):
+    if text.startswith("[") and "]" in text:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]

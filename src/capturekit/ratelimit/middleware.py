@@ -111,8 +111,10 @@ async def spend(scope: Scope, name: str, identity: str, cost: int = 1) -> Decisi
     """Spend from the limiter that the middleware has under ``named[name]``.
 
     For an endpoint, before its response starts: the response's headers then tell of it.
-    Raises RateLimitExceeded when refused (left alone, the middleware answers it with a 429),
-    LookupError for an unknown name, RuntimeError when no RateLimitMiddleware is around.
+    Raises RateLimitExceeded when refused, LookupError for an unknown name, RuntimeError when
+    no RateLimitMiddleware is around. A refusal that reaches the middleware becomes a 429, as
+    it does from ``app.add_middleware``; where the middleware is put around a whole framework
+    app, that app makes a 500 of it first, unless it has a handler that answers ``refusal``.
     """
     if SCOPE_KEY not in scope:
         raise RuntimeError("spend() works inside an app that RateLimitMiddleware wraps")

@@ -1,0 +1,396 @@
+"""The middleware around real and bare ASGI apps."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+
+from capturekit.ratelimit import (
+    MemoryStorage,
+    RateLimiter,
+    RateLimitExceeded,
+    RateLimitMiddleware,
+    spend,
+)
+from capturekit.ratelimit.asgi import App, Message, Receive, Scope, Send
+
+pytestmark = pytest.mark.anyio
+
+PROCESS = "POST /v1/admin/process-capture/{id}"
+
+
+def limiter(rules: str, name: str = "default") -> RateLimiter:
+    return RateLimiter(rules, name=name, storage=MemoryStorage(clock=lambda: 1000.0))
+
+
+class Call:
+    """One request to an app, and all that the app sent for it."""
+
+    def __init__(self, method: str, path: str, body: Iterable[bytes] = (b"",)) -> None:
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": b"",
+            "headers": [],
+            "client": ("203.0.113.9", 5000),
+        }
+        *head, last = body
+        self.incoming: list[Message] = [
+            *({"type": "http.request", "body": part, "more_body": True} for part in head),
+            {"type": "http.request", "body": last, "more_body": False},
+        ]
+        self.sent: list[Message] = []
+
+    async def receive(self) -> Message:
+        if self.incoming:
+            return self.incoming.pop(0)
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    async def to(self, app: App) -> "Call":
+        await app(self.scope, self.receive, self.send)
+        return self
+
+    @property
+    def status(self) -> int:
+        (start,) = [one for one in self.sent if one["type"].endswith("response.start")]
+        status: int = start["status"]
+        return status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        pairs = [(key.decode(), value.decode()) for key, value in self.sent[0]["headers"]]
+        assert len(dict(pairs)) == len(pairs), f"a field was sent twice: {pairs}"
+        return dict(pairs)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(one.get("body", b"") for one in self.sent)
+
+
+async def get(app: App, path: str = "/", method: str = "GET") -> Call:
+    return await Call(method, path).to(app)
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("hello")(scope, receive, send)
+
+
+async def who(scope: Scope) -> str | None:
+    return scope.get("user")
+
+
+async def test_the_limit_is_per_route_template_and_not_per_id() -> None:
+    app = RateLimitMiddleware(hello, limits={PROCESS: limiter("2/minute")})
+    paths = [f"/v1/admin/process-capture/{number}" for number in range(3)]
+    assert [(await get(app, path, "POST")).status for path in paths] == [200, 200, 429]
+
+
+async def test_a_route_is_its_own_method_and_its_whole_path() -> None:
+    app = RateLimitMiddleware(hello, limits={PROCESS: limiter("0/minute")})
+    assert (await get(app, "/v1/admin/process-capture/1", "GET")).status == 200
+    assert (await get(app, "/v1/admin/process-capture/1/more", "POST")).status == 200
+    assert (await get(app, "/v1/admin/process-capture/1", "POST")).status == 429
+
+
+async def test_a_route_without_a_method_takes_all_and_a_path_takes_slashes() -> None:
+    app = RateLimitMiddleware(hello, limits={"/files/{rest:path}": limiter("0/minute")})
+    assert (await get(app, "/files/a/b.c", "DELETE")).status == 429
+    assert (await get(app, "/filesystem")).status == 200
+
+
+async def test_the_first_route_that_matches_counts() -> None:
+    limits = {"/a/b": limiter("9/minute", "first"), "/a/{x}": limiter("0/minute", "second")}
+    app = RateLimitMiddleware(hello, limits=limits)
+    assert '"first"' in (await get(app, "/a/b")).headers["ratelimit"]
+    assert (await get(app, "/a/c")).status == 429
+
+
+async def test_head_spends_from_the_limit_of_get_and_has_no_body() -> None:
+    app = RateLimitMiddleware(hello, limits={"GET /": limiter("1/minute")})
+    await get(app)
+    refused = await get(app, "/", "HEAD")
+    assert (refused.status, refused.body) == (429, b"")
+    assert int(refused.headers["content-length"]) > 0
+
+
+async def test_each_identity_has_its_own_quota() -> None:
+    app = RateLimitMiddleware(hello, limits={"/": "1/minute"}, identify=who)
+    statuses = []
+    for user in ("ann", "bob", "ann", None, None):
+        call = Call("GET", "/")
+        call.scope["user"] = user
+        statuses.append((await call.to(app)).status)
+    assert statuses == [200, 200, 429, 200, 429]
+
+
+async def test_an_identity_cannot_pose_as_an_address() -> None:
+    app = RateLimitMiddleware(
+        hello, limits={"/": "1/minute"}, identify=lambda scope: scope.get("user")
+    )
+    posing = Call("GET", "/")
+    posing.scope["user"] = "203.0.113.9"
+    assert (await posing.to(app)).status == 200
+    assert (await get(app)).status == 200
+
+
+async def test_the_star_lies_under_everything_unknown_paths_included() -> None:
+    app = RateLimitMiddleware(Starlette(), limits={"*": limiter("2/minute")})
+    assert [(await get(app, f"/{n}")).status for n in range(3)] == [404, 404, 429]
+
+
+async def test_the_star_counts_by_address_whoever_asks() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": limiter("2/minute")}, identify=who)
+    statuses = []
+    for user in ("ann", "bob", "cyd"):
+        call = Call("GET", "/")
+        call.scope["user"] = user
+        statuses.append((await call.to(app)).status)
+    assert statuses == [200, 200, 429]
+
+
+async def test_the_tightest_of_star_and_route_speaks_once() -> None:
+    limits = {"*": limiter("60/minute", "all"), "GET /": limiter("5/minute", "home")}
+    app = RateLimitMiddleware(hello, limits=limits)
+    assert (await get(app)).headers["ratelimit"] == '"home";r=4;t=60'
+    assert (await get(app, "/else")).headers["ratelimit"] == '"all";r=58;t=60'
+
+
+async def test_addresses_come_through_trusted_proxies() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": "1/minute"}, trusted_proxies=["203.0.113.9"])
+    statuses = []
+    for client in (b"192.0.2.1", b"192.0.2.2", b"192.0.2.1"):
+        call = Call("GET", "/")
+        call.scope["headers"] = [(b"x-forwarded-for", client)]
+        statuses.append((await call.to(app)).status)
+    assert statuses == [200, 200, 429]
+
+
+async def test_a_refusal_is_a_problem_with_retry_after() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": limiter("0/minute", "all")}, x_headers=True)
+    refused = await get(app, "/küche")
+    assert refused.headers == {
+        "content-type": "application/problem+json",
+        "content-length": str(len(refused.body)),
+        "retry-after": "60",
+        "ratelimit-policy": '"all";q=0;w=60',
+        "ratelimit": '"all";r=0;t=60',
+        "x-ratelimit-limit": "0",
+        "x-ratelimit-remaining": "0",
+        "x-ratelimit-reset": "60",
+    }
+    problem = json.loads(refused.body)
+    assert (problem["status"], problem["instance"]) == (429, "/k%C3%BCche")
+
+
+async def test_there_is_never_a_second_set_of_fields() -> None:
+    inner = RateLimitMiddleware(hello, limits={"*": limiter("9/minute", "inner")}, x_headers=True)
+    outer = RateLimitMiddleware(inner, limits={"*": limiter("1/minute", "outer")}, x_headers=True)
+    assert (await get(outer)).headers["ratelimit"].startswith('"inner"')
+    assert (await get(outer)).headers["ratelimit"].startswith('"outer"')
+
+
+async def test_a_route_below_a_mount_is_found() -> None:
+    app = RateLimitMiddleware(hello, limits={"/v1/x": limiter("0/minute")})
+    outside = Starlette(routes=[Mount("/capture", app=app)])
+    assert (await get(outside, "/capture/v1/x")).status == 429
+    assert (await get(outside, "/capture/v1/y")).status == 200
+
+
+async def test_a_streaming_response_has_the_fields_on_its_one_start() -> None:
+    async def parts() -> AsyncIterator[str]:
+        for part in ("one", "two", "three"):
+            yield part
+
+    async def stream(_: Request) -> Response:
+        return StreamingResponse(parts())
+
+    inside = Starlette(routes=[Route("/", stream)])
+    call = await get(RateLimitMiddleware(inside, limits={"*": "9/minute"}))
+    starts = [message["type"] for message in call.sent].count("http.response.start")
+    assert (starts, call.body, "ratelimit" in call.headers) == (1, b"onetwothree", True)
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "something.new"])
+async def test_other_connections_pass_untouched(kind: str) -> None:
+    seen: list[Scope] = []
+
+    async def inside(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(dict(scope))
+
+    call = Call("GET", "/")
+    call.scope = {"type": kind}
+    await call.to(RateLimitMiddleware(inside, limits={"*": "0/minute"}))
+    assert seen == [{"type": kind}]
+
+
+# Uploads
+
+
+async def test_a_refused_upload_is_read_to_its_end_before_the_answer() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": "0/minute"})
+    call = await Call("POST", "/", [b"x" * 1000] * 5).to(app)
+    assert (call.status, call.incoming) == (429, [])
+
+
+async def test_no_more_than_the_bound_is_read() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": "0/minute"}, drain_bytes=2000)
+    call = await Call("POST", "/", [b"x" * 1000] * 5).to(app)
+    assert (call.status, len(call.incoming)) == (429, 3)
+
+
+async def test_an_upload_that_stalls_is_answered_after_the_bound() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": "0/minute"}, drain_s=0.01)
+    call = Call("POST", "/", [b"x", b"y"])
+    call.incoming.pop()
+    assert (await call.to(app)).status == 429
+
+
+async def test_a_client_that_waits_for_100_continue_is_told_at_once() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": "0/minute"})
+    call = Call("POST", "/", [b"x", b"y"])
+    call.scope["headers"] = [(b"expect", b"100-continue")]
+    assert (await call.to(app)).status == 429
+    assert len(call.incoming) == 2
+
+
+async def test_a_client_that_went_away_is_not_waited_for() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": "0/minute"})
+    call = Call("POST", "/", [b"x", b"y"])
+    call.incoming[1:] = [{"type": "http.disconnect"}]
+    assert (await call.to(app)).status == 429
+
+
+# Websockets
+
+
+async def websocket(app: App, *extensions: str) -> Call:
+    call = Call("GET", "/ws")
+    call.scope["type"] = "websocket"
+    del call.scope["method"]
+    call.scope["extensions"] = {name: {} for name in extensions}
+    call.incoming = [{"type": "websocket.connect"}]
+    return await call.to(app)
+
+
+async def test_a_websocket_is_limited_when_it_connects() -> None:
+    async def inside(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+
+    app = RateLimitMiddleware(inside, limits={"GET /ws": limiter("1/minute")})
+    assert (await websocket(app)).sent == [{"type": "websocket.accept"}]
+    (closed,) = (await websocket(app)).sent
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1013)
+
+
+async def test_a_server_that_can_answer_a_handshake_gets_the_429() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": limiter("0/minute")})
+    call = await websocket(app, "websocket.http.response")
+    assert call.sent[0]["type"] == "websocket.http.response.start"
+    assert (call.status, call.headers["retry-after"]) == (429, "60")
+    assert json.loads(call.body)["status"] == 429
+
+
+# Spending inside an endpoint
+
+
+def ingest_app(endpoint: Callable[[Request], Awaitable[Response]], rules: str) -> App:
+    app = Starlette(routes=[Route("/", endpoint, methods=["POST"])])
+    app.add_middleware(
+        RateLimitMiddleware,
+        limits={"*": limiter("600/minute", "all")},
+        named={"ingest": limiter(rules, "ingest")},
+    )
+    return app
+
+
+async def spends_by_body(request: Request) -> Response:
+    token = (await request.body()).decode()
+    decision = await spend(request.scope, "ingest", token)
+    return PlainTextResponse(str(decision.remaining))
+
+
+async def test_an_endpoint_spends_for_whom_it_finds_in_the_body() -> None:
+    app = ingest_app(spends_by_body, "2/minute")
+    first = await Call("POST", "/", [b"tok", b"en"]).to(app)
+    assert (first.body, first.headers["ratelimit"]) == (b"1", '"ingest";r=1;t=60')
+
+
+async def test_a_refusal_inside_an_endpoint_is_the_same_answer() -> None:
+    app = ingest_app(spends_by_body, "1/minute")
+    calls = [await Call("POST", "/", [token]).to(app) for token in (b"ann", b"bob", b"ann")]
+    assert [call.status for call in calls] == [200, 200, 429]
+    assert calls[-1].headers["retry-after"] == "60"
+    assert json.loads(calls[-1].body)["violated-policies"] == ["ingest"]
+
+
+async def test_an_endpoint_may_answer_a_refusal_itself() -> None:
+    async def answers(request: Request) -> Response:
+        try:
+            return await spends_by_body(request)
+        except RateLimitExceeded:
+            return PlainTextResponse("later", 429)
+
+    call = await Call("POST", "/", [b"ann"]).to(ingest_app(answers, "0/minute"))
+    assert (call.body, call.headers["ratelimit"]) == (b"later", '"ingest";r=0;t=60')
+
+
+async def test_what_an_endpoint_left_of_a_refused_upload_is_read() -> None:
+    async def refuses_unread(request: Request) -> Response:
+        await spend(request.scope, "ingest", "ann")
+        return PlainTextResponse("never")
+
+    app = ingest_app(refuses_unread, "0/minute")
+    call = await Call("POST", "/", [b"x"] * 5).to(app)
+    assert (call.status, call.incoming) == (429, [])
+
+
+async def test_a_refusal_of_another_limiter_is_an_error_like_any_other() -> None:
+    vision = limiter("0/minute", "vision")
+
+    async def calls_out(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise RateLimitExceeded(await vision.hit("model"))
+
+    with pytest.raises(RateLimitExceeded):
+        await get(RateLimitMiddleware(calls_out, limits={"*": "9/minute"}))
+
+
+async def test_a_refusal_after_the_start_of_a_response_is_not_hidden() -> None:
+    async def too_late(scope: Scope, receive: Receive, send: Send) -> None:
+        await hello(scope, receive, send)
+        await spend(scope, "ingest", "ann")
+
+    app = RateLimitMiddleware(too_late, named={"ingest": limiter("0/minute")})
+    with pytest.raises(RateLimitExceeded):
+        await get(app)
+
+
+async def test_spending_from_an_unknown_name_says_which_there_are() -> None:
+    async def misspelt(request: Request) -> Response:
+        await spend(request.scope, "ingets", "ann")
+        return PlainTextResponse("never")
+
+    with pytest.raises(LookupError, match=r"'ingets'; there are \['ingest'\]"):
+        await Call("POST", "/").to(ingest_app(misspelt, "1/minute"))
+
+
+async def test_spending_without_the_middleware_says_so() -> None:
+    with pytest.raises(RuntimeError, match="RateLimitMiddleware wraps"):
+        await spend({"type": "http"}, "ingest", "ann")
+
+
+@pytest.mark.parametrize("route", ["POST", "POST v1/x", "v1"])
+def test_a_key_that_is_no_route_is_a_value_error(route: str) -> None:
+    with pytest.raises(ValueError, match="is not a route"):
+        RateLimitMiddleware(hello, limits={route: "1/minute"})
