@@ -22,7 +22,6 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
-    exists,
     func,
     literal,
     select,
@@ -215,7 +214,7 @@ def _refold_some(connection: Connection, keys: Sequence[Key]) -> list[StockChang
     insert_new(connection, stock, [key._asdict() | {"quantity": 0, "version": 0} for key in keys])
     changes: list[StockChange] = []
     rewritten: list[dict[str, object]] = []
-    for row in connection.execute(fold_query(keys)).mappings():
+    for row in connection.execute(FOLD, {"keys": keys}).mappings():
         before, after = _stored(row), _folded(row)
         if after != before:
             rewritten.append(_new_values(row, after))
@@ -268,9 +267,9 @@ def _folded(row: RowMapping) -> _Balance:
     )
 
 
-def fold_query(keys: Sequence[Key]) -> Select[tuple[object, ...]]:
-    """Rows of stock for these keys, with all that the fold needs to know beside them."""
-    counted = _with_newest_count(keys)
+def _fold_query() -> Select[tuple[object, ...]]:
+    """Rows of stock for ``keys``, with all that the fold needs to know beside them."""
+    counted = _with_newest_count()
     silent = _with_newest_silence(counted)
     scope = live_scope.alias("silence")
     basis_at = func.coalesce(scope.c.counted_at, silent.c.count_at, BEFORE_ALL)
@@ -283,7 +282,7 @@ def fold_query(keys: Sequence[Key]) -> Select[tuple[object, ...]]:
     ).outerjoin_from(silent, scope, scope.c.id == silent.c.silence_id)
 
 
-def _with_newest_count(keys: Sequence[Key]) -> Subquery:
+def _with_newest_count() -> Subquery:
     of_key = (
         live_count.c.item_id == stock.c.item_id,
         live_count.c.location_id == stock.c.location_id,
@@ -304,7 +303,7 @@ def _with_newest_count(keys: Sequence[Key]) -> Subquery:
     key = tuple_(stock.c.item_id, stock.c.location_id)
     return (
         select(stock, newest.label("count_id"), seen_at.scalar_subquery().label("seen_at"))
-        .where(key.in_(keys))
+        .where(key.in_(bindparam("keys", expanding=True)))
         .subquery("counted")
     )
 
@@ -343,10 +342,16 @@ def _with_newest_silence(counted: Subquery) -> Subquery:
 
 def _is_reported(counted: FromClause) -> ColumnElement[bool]:
     """Whether the scope's run reported the item there at all, be it doubtfully."""
-    return exists().where(
-        observation.c.run_id == live_scope.c.run_id,
-        observation.c.location_id == live_scope.c.location_id,
-        observation.c.item_id == counted.c.item_id,
+    return (
+        select(observation.c.id)
+        .where(
+            observation.c.run_id == live_scope.c.run_id,
+            observation.c.location_id == live_scope.c.location_id,
+            observation.c.item_id == counted.c.item_id,
+        )
+        # Said aloud: by itself SQLAlchemy correlates with the nearest query alone.
+        .correlate(live_scope, counted)
+        .exists()
     )
 
 
@@ -363,6 +368,10 @@ def _moved_since(
         )
         .scalar_subquery()
     )
+
+
+FOLD: Final = _fold_query()
+"""Built once: building it costs more than running it."""
 
 
 # The ledger

@@ -22,7 +22,6 @@ from capturekit.store import items, locations
 from capturekit.store.movements import Movement
 from capturekit.store.movements import get as get_movement
 from capturekit.store.page import from_cursor, to_cursor
-from capturekit.store.review import open_proposals
 from capturekit.store.schema import (
     capture,
     item,
@@ -208,18 +207,6 @@ def sums(connection: Connection, location_id: str | None) -> list[ItemSum]:
     return [ItemSum(*row[:3], int(row[3])) for row in connection.execute(summed)]
 
 
-def totals(connection: Connection) -> dict[str, int]:
-    """See ``Inventory.totals``."""
-    counted: dict[str, Select[int]] = {
-        "items": select(func.count()).select_from(item),
-        "locations": select(func.count()).where(location.c.is_virtual.is_(False)),
-        "observations": select(func.count()).select_from(observation),
-        "proposals": open_proposals().with_only_columns(func.count()),
-        "moves": select(func.count()).select_from(move),
-    }
-    return {name: connection.scalar(query) or 0 for name, query in counted.items()}
-
-
 def why(connection: Connection, item_id: str, location_id: str) -> Why:
     """See ``Inventory.why``."""
     query = _lines(StockQuery(item=item_id)).where(stock.c.location_id == location_id)
@@ -253,8 +240,8 @@ def _lines(query: StockQuery) -> Select[tuple[object, ...]]:
         .join(location, location.c.id == stock.c.location_id)
         .where(
             location.c.is_virtual.is_(False),
-            # A row that facts left again is only a place in the fold.
-            or_(stock.c.quantity != 0, stock.c.counted_at.is_not(None)),
+            # Other rows were left by facts since corrected: nothing was ever there.
+            or_(stock.c.quantity != 0, stock.c.last_seen_at.is_not(None)),
         )
     )
     if query.location is not None:
