@@ -421,6 +421,7 @@ class QueueContract:
         assert status.state is JobState.FAILED
         assert [each.error and each.error.type for each in status.attempts] == ["WorkerLost"] * 2
         assert all(each.finished_at is not None for each in status.attempts)
+        assert status.finished_at == clock.now
 
     async def test_a_heartbeat_extends_the_lease(
         self, queue: QueueBackend, clock: FakeClock
@@ -459,6 +460,17 @@ class QueueContract:
         assert [each.finished_at is None for each in status.attempts] == [False, True]
         await queue.finish(new, "new")
         assert (await queue.status("a")).result == "new"
+
+    async def test_an_old_attempt_does_not_keep_the_new_one_alive(
+        self, queue: QueueBackend, clock: FakeClock
+    ) -> None:
+        job = a_job()
+        old = await start(queue, job)
+        await lose(queue, clock, old)
+        new = await claim_again(queue, clock, job)
+        await queue.heartbeat(a_worker(), [old], lease_s=1e6)
+        await lose(queue, clock, new)
+        assert (await queue.status("a")).state is not JobState.RUNNING
 
     @pytest.mark.parametrize("state", ["finished", "failed", "cancelled", "released", "scheduled"])
     async def test_a_lease_that_is_given_up_has_no_say(
