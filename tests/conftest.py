@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bare", action="store_true", help="leave out test files whose imports need an extra"
     )
     group.addoption(
-        "--no-skips", action="store_true", help=f"a skip fails the run, except of {', '.join(SKIPS_ALLOWED)}"
+        "--no-skips",
+        action="store_true",
+        help=f"a skip fails the run, except of {', '.join(SKIPS_ALLOWED)}",
     )
 
 
@@ -64,6 +67,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=needy)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    # Test processes send reports as UTF-8; what a test logs may hold lone surrogates.
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -81,7 +94,11 @@ class _Skips:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         is_expected_failure = hasattr(report, "wasxfail")
-        if report.skipped and not is_expected_failure and not set(SKIPS_ALLOWED) & set(report.keywords):
+        if (
+            report.skipped
+            and not is_expected_failure
+            and not set(SKIPS_ALLOWED) & set(report.keywords)
+        ):
             self._config.stash[SKIPPED].append(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
