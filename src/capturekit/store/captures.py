@@ -5,7 +5,7 @@ between them: it only grows, and an answer under another pair than the present o
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
@@ -185,7 +185,9 @@ class Captures:
         )
         return await self._database.write(work)
 
-    async def fail(self, id: str, series: int, attempt: int, error: dict[str, JsonValue]) -> None:
+    async def fail(
+        self, id: str, series: int, attempt: int, error: Mapping[str, JsonValue]
+    ) -> None:
         """It cannot be processed; its earlier run, if any, holds on. Raises as ``finish``.
 
         Also of a capture that was never started, because its job never came that far.
@@ -355,7 +357,7 @@ def _leave(
     id: str,
     fence: tuple[int, int],
     state: CaptureState,
-    error: dict[str, JsonValue] | None,
+    error: Mapping[str, JsonValue] | None,
 ) -> None:
     """End this attempt's hold on the capture."""
     get(connection, id)
@@ -366,7 +368,7 @@ def _leave(
         capture.c.series == series,
         capture.c.attempt == attempt,
     )
-    if not connection.execute(held.values(state=state, error=error)).rowcount:
+    if not connection.execute(held.values(state=state, error=error and dict(error))).rowcount:
         raise LeaseLost(f"capture {id} is not held by attempt {attempt} of series {series}")
 
 

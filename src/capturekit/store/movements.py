@@ -101,7 +101,7 @@ def do(connection: Connection, new: NewMovement, now: float) -> tuple[Movement, 
     key = secrets.token_hex(8) if new.key is None else new.key
     known = connection.scalar(select(movement.c.id).where(movement.c.key == key))
     if known is not None:
-        return _same(get(connection, known), new), []
+        return _same(connection, known, new), []
     new_id = secrets.token_hex(8)
     _insert(connection, new, {"id": new_id, "key": key}, now)
     index_movements(connection, [new_id])
@@ -148,9 +148,18 @@ def _real(end: str | None) -> str | None:
     return None if end in _ELSEWHERE.values() else end
 
 
-def _same(known: Movement, new: NewMovement) -> Movement:
+def _same(connection: Connection, id: str, new: NewMovement) -> Movement:
     """The movement of this key, unless it is another than what is said now."""
-    if (known.kind, known.source, known.target) != (new.kind, new.source, new.target):
+    known = get(connection, id)
+    said = select(movement.c.item, movement.c.amount).where(movement.c.id == id)
+    item, amount = connection.execute(said).one()
+    if (known.kind, known.source, known.target, item, amount) != (
+        new.kind,
+        new.source,
+        new.target,
+        new.item,
+        new.quantity,
+    ):
         raise Conflict(f"{known.key!r} names a {known.kind} already; use a key once")
     return known
 
