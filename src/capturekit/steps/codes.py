@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import cv2
+import numpy as np
 import zxingcpp
 from pydantic import JsonValue
 
@@ -15,6 +17,10 @@ from capturekit.pipeline import Chainable
 
 RETAIL = ("EAN13", "EAN8", "UPCA", "UPCE", "Code128", "QRCode")
 """What stands on goods and boxes. All of zxing's formats cost four times as much."""
+
+SAME_PLACE_PX = 2
+"""How far the middle of a read may lie outside another and still be the same code: a bar code
+found by a single scan line has no height. Two labels are never that near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,16 @@ class Codes:
 class ReadCodes(Chainable):
     """Finds ``Codes``, and observes each: quantity 1, confidence 1.
 
-    All attempts run, and what two of them read in one place counts once:
+    All attempts run, and what is read twice in one place counts once:
 
     - ``default`` reads codes upright, turned by quarters, small, large and inverted: 10 ms
-      at 1600 x 1200. Bar codes are read when tilted by up to about 25 degrees, QR codes
-      at any angle.
+      at 1600 x 1200. Bar codes are read when tilted by up to 20 degrees if their narrowest
+      bars have 3 px, by 10 at 2 px; QR codes at any angle.
     - ``fast`` reads only what stands upright or on its head, dark on light: 4 ms.
+
+    Known limit: zxing takes equal bar codes straight above each other, with less than half
+    their length between them, for one; so do not count flat packs stacked that closely by
+    bar code. QR codes have no such limit.
     """
 
     name: ClassVar[str] = "codes"
@@ -87,13 +97,13 @@ class ReadCodes(Chainable):
 
     def __call__(self, frame: Frame) -> Frame:
         """Reads ``frame.gray``."""
-        wanted, found = _formats(self.formats), list[Code]()
-        for attempt in self.attempts:
-            for barcode in _ATTEMPTS[attempt](frame.gray, wanted):
-                code = _code(barcode, attempt)
-                if code.text and not any(_is_same(code, other) for other in found):
-                    found.append(code)
-        found.sort(key=lambda code: min((y, x) for x, y in code.polygon))
+        wanted = _formats(self.formats)
+        read = [
+            _code(barcode, attempt)
+            for attempt in self.attempts
+            for barcode in _ATTEMPTS[attempt](frame.gray, wanted)
+        ]
+        found = _one_a_place(code for code in read if code.text)
         seen = (self._observation(code) for code in found)
         return frame.having(Codes(tuple(found))).observing(*seen)
 
@@ -144,10 +154,25 @@ def _point(point: zxingcpp.Point) -> Point:
     return (float(point.x), float(point.y))
 
 
-def _is_same(code: Code, other: Code) -> bool:
-    """The same text where the other is: its middle lies within the other's bounds."""
-    if (code.text, code.format) != (other.text, other.format):
-        return False
-    xs, ys = zip(*other.polygon, strict=True)
-    x, y = (sum(values) / 4 for values in zip(*code.polygon, strict=True))
-    return min(xs) <= x <= max(xs) and min(ys) <= y <= max(ys)
+def _one_a_place(codes: Iterable[Code]) -> list[Code]:
+    """Of reads that lie on each other the largest, from the top down.
+
+    One place holds one code: two attempts may both read it, and zxing reads some tilted
+    Code 128 twice, once wrongly and with the right check digit. More scan lines agree on
+    the larger read; in all such cases seen it was the right one.
+    """
+    kept: list[Code] = []
+    for code in sorted(codes, key=_area, reverse=True):
+        if not any(_lies_on(code, other) for other in kept):
+            kept.append(code)
+    return sorted(kept, key=lambda code: min((y, x) for x, y in code.polygon))
+
+
+def _area(code: Code) -> float:
+    return cv2.contourArea(np.array(code.polygon, np.float32))
+
+
+def _lies_on(code: Code, other: Code) -> bool:
+    x, y = np.mean(code.polygon, axis=0)
+    outline = np.array(other.polygon, np.float32)
+    return cv2.pointPolygonTest(outline, (float(x), float(y)), measureDist=True) >= -SAME_PLACE_PX

@@ -1,0 +1,116 @@
+"""Pictures a second: the default pipeline beside code written by hand and beside the naive way.
+
+The three take turns on the same pictures, so that a busy machine slows all of them. Run it from
+the root of the repository: ``python tests/benchmarks/bench_pipeline.py [rounds]``.
+"""
+
+import hashlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+import zxingcpp
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from capturekit.frame import verify
+from capturekit.pipeline import ProcessingPipeline
+from capturekit.steps import default_pipeline
+from tests.pictures import Label, ean13, jpeg, shelf
+
+PICTURES = 4
+RETAIL = zxingcpp.barcode_formats_from_str("EAN13,EAN8,UPCA,UPCE,Code128,QRCode")
+
+
+def pictures() -> list[bytes]:
+    """1600 x 1200 shelves with twelve codes each, two of three bar codes."""
+    made = []
+    for seed in range(PICTURES):
+        numbers = range(12 * seed, 12 * seed + 12)
+        labels = [Label(ean13(n), degrees=90 * (n % 4)) if n % 3 else qr(n) for n in numbers]
+        made.append(jpeg(shelf(*labels, seed=seed)))
+    return made
+
+
+def qr(number: int) -> Label:
+    return Label(f"https://shelf.example/{number}", "QRCode", module_px=4)
+
+
+def by_hand(data: bytes) -> int:
+    """The same outputs as the default pipeline, straight from the libraries."""
+    hashlib.sha256(data).hexdigest()
+    bgr = simplejpeg.decode_jpeg(data, "BGR", strict=True)
+    gray = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
+    half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    luma = cv2.resize(half, (640, 480), interpolation=cv2.INTER_LINEAR)
+    cv2.meanStdDev(luma)
+    cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))
+    cv2.countNonZero(cv2.inRange(luma, np.array(3), np.array(252)))
+    codes = [(c.format.name, c.text, c.position) for c in zxingcpp.read_barcodes(gray, RETAIL)]
+    small = cv2.resize(bgr, (800, 600), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(small, (400, 300), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(small, (320, 240), interpolation=cv2.INTER_LINEAR)
+    simplejpeg.encode_jpeg(small, 80, "BGR", "420")
+    return len(codes)
+
+
+def naive(data: bytes) -> int:
+    """What one writes first: Pillow, all formats, float64."""
+    hashlib.sha256(data).hexdigest()
+    image = Image.open(BytesIO(data)).convert("RGB")
+    luma = np.asarray(image.convert("L"), np.float64)
+    cv2.Laplacian(luma, cv2.CV_64F).var()
+    codes = zxingcpp.read_barcodes(np.asarray(image))
+    small = image.resize((320, 240), Image.Resampling.LANCZOS)
+    small.save(BytesIO(), "JPEG", quality=80)
+    return len(codes)
+
+
+def ours(pipeline: ProcessingPipeline) -> Callable[[bytes], int]:
+    def run(data: bytes) -> int:
+        result = pipeline.run(data)
+        assert result.error is None
+        return len(result.observations)
+
+    return run
+
+
+def measure(ways: dict[str, Callable[[bytes], int]], rounds: int) -> dict[str, list[float]]:
+    """CPU milliseconds a picture, one number a round and way."""
+    data = pictures()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            started = time.process_time()
+            for picture in data:
+                way(picture)
+            times[name].append((time.process_time() - started) / len(data) * 1e3)
+    return times
+
+
+def verified(data: bytes) -> int:
+    return verify(data).width
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    ways = {"pipeline": ours(default_pipeline()), "by hand": by_hand, "naive": naive}
+    assert {way(picture) for way in ways.values() for picture in pictures()} == {12}
+    times = measure({**ways, "verify": verified}, rounds)
+    own = times["pipeline"]
+    for name, values in times.items():
+        middle = statistics.median(values)
+        ratio = statistics.median(v / p for v, p in zip(values, own, strict=True))
+        print(f"{name:9} {middle:7.2f} ms CPU  {1e3 / middle:6.1f} pictures/s  {ratio:5.2f} x")
+    print("x: times the pipeline's cost, picture by picture; more is slower than ours")
+
+
+if __name__ == "__main__":
+    main()
