@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
-from capturekit.cli.main import cli
 from click.testing import CliRunner
+
+from capturekit.cli.main import cli
 
 ADMIN_TOKEN = "admin-token-of-the-tests"
 START_S = 30.0
@@ -129,6 +130,7 @@ class Server:
     def wait_until_processed(self) -> list[dict[str, object]]:
         """All captures, once none of them waits or is being processed."""
         deadline = time.monotonic() + PROCESSED_S
+        waiting: list[dict[str, object]] = []
         while time.monotonic() < deadline:
             found = self.captures()
             waiting = [row for row in found if row["state"] in ("pending", "processing")]

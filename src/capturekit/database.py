@@ -16,8 +16,7 @@ from typing import Final, Generic, Self, TypeVar
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Connection as Connection
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -31,6 +30,8 @@ from capturekit.errors import (
     StorageFull,
     StorageReadOnly,
 )
+
+__all__ = ["Connection", "Database"]
 
 T = TypeVar("T")
 
@@ -173,7 +174,7 @@ class Database:
         try:
             with _translated(), self._writer.begin() as connection:
                 failed = self._run_group(connection, group)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # it is the waiting callers' error
             if len(group) == 1:
                 group[0].future.set_exception(error)
             else:
@@ -200,7 +201,7 @@ class Database:
             except DBAPIError:
                 # A full disk ends the whole transaction inside SQLite, savepoints and all.
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # it is that caller's error
                 failed[write] = error
         return failed
 
@@ -209,7 +210,9 @@ def _sqlite_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise ConfigError(f"{url!r} is not a database URL such as sqlite:////path/file.db") from error
+        raise ConfigError(
+            f"{url!r} is not a database URL such as sqlite:////path/file.db"
+        ) from error
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         raise ConfigError(
             f"database {parsed.render_as_string()!r}: this version keeps its data in a SQLite "
@@ -228,7 +231,7 @@ _SQLITE_MESSAGES: Final[tuple[tuple[str, type[StorageError]], ...]] = (
 )
 
 
-class _translated:
+class _translated:  # noqa: N801  # it reads as a verb: `with _translated()`
     """SQLAlchemy's errors leave this block as ours, with the cause kept."""
 
     def __enter__(self) -> None: ...

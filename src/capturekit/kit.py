@@ -40,6 +40,10 @@ logger = logging.getLogger("capturekit.kit")
 LONG_TOKEN: Final = 20
 """Characters of an admin token from which nobody guesses it."""
 
+FORGIVEN_KILLS: Final = 20
+"""Ends of the server that a job survives without losing an attempt. A server that was killed
+says little about what it was working on; a picture that kills it every time still fails."""
+
 SWEEP_S: Final = 30.0
 """Seconds between looks for captures whose job was lost."""
 
@@ -219,11 +223,13 @@ class CaptureKit:
 
     async def _settle_admin_token(self) -> None:
         self.new_admin_token = None
+        if self.role is not Role.SERVER:
+            return
         if self.settings.admin_token is not None:
             if len(self.settings.admin_token) < LONG_TOKEN:
                 logger.warning("CAPTUREKIT_ADMIN_TOKEN is short; use %d characters", LONG_TOKEN)
             await self.store.devices.set_admin_token(self.settings.admin_token.get_secret_value())
-        elif self.role is Role.SERVER:
+        else:
             self.new_admin_token = await self.store.devices.ensure_admin_token()
 
     async def _start_work(self, stack: AsyncExitStack) -> None:
@@ -250,7 +256,7 @@ class CaptureKit:
         """Pick up what an earlier server left behind, however it ended."""
         if isinstance(self.queue, SqlQueue):
             # We hold the lock, so whoever worked inside an earlier server is dead.
-            await self.queue.expire_leases(f"{Role.SERVER}-")
+            await self.queue.expire_leases(f"{Role.SERVER}-", forgiven=FORGIVEN_KILLS)
         await self.blobs.remove_unfinished()
         await self.sweep()
 

@@ -26,8 +26,8 @@ from capturekit.queue.base import (
     QueueBackend,
     RetryPolicy,
 )
-from capturekit.store import Capture, CaptureState, RunRecord, Store
 from capturekit.steps.quality import Verdict
+from capturekit.store import Capture, CaptureState, RunRecord, Store
 from capturekit.worker import JobContext
 
 logger = logging.getLogger("capturekit.processing")
@@ -152,7 +152,10 @@ class Processing:
             with anyio.CancelScope(shield=True):
                 await captures.release(capture_id, series, context.attempt)
             raise
-        return {"capture_id": capture_id, "observation_ids": list(run.observation_ids if run else ())}
+        return {
+            "capture_id": capture_id,
+            "observation_ids": list(run.observation_ids if run else ()),
+        }
 
     async def _run(self, capture: Capture, context: JobContext) -> RunRecord:
         content = await self._blobs.get(capture.sha256)

@@ -159,7 +159,7 @@ class Worker:
     the status of a job whose attempt did not succeed, once the queue knows of it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # by name, each with a default
         self,
         queue: QueueBackend,
         handlers: Mapping[str, Handler],

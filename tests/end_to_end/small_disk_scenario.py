@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     data = folder / "data"
     with running_server(data) as server:
         token = server.add_device("camera")
-        seen = {"before": server.upload(token, picture(CODE)).status_code}
+        seen: dict[str, object] = {"before": server.upload(token, picture(CODE)).status_code}
         server.wait_until_processed()
         fill(folder / "filler")
         seen |= refused(server, token, "full")
@@ -37,11 +37,7 @@ def main(folder: Path) -> None:
     except DidNotStartError as error:
         seen |= {"read_only": error.code, "read_only_log": error.log}
     leftovers = [str(path) for path in data.rglob("*.part")]
-    print(
-        json.dumps(
-            seen | {"states": states, "stock": stock, "leftovers": leftovers, "log": log}
-        )
-    )
+    print(json.dumps(seen | {"states": states, "stock": stock, "leftovers": leftovers, "log": log}))
 
 
 def refused(server: Server, token: str, name: str) -> dict[str, object]:

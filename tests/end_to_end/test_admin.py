@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
+
 from tests.made_pictures import picture
 from tests.servers import Server, running_server
 
@@ -99,9 +100,8 @@ def test_cancelling_a_finished_task_says_so(server: Server, capture_id: str) -> 
     assert answer.json()["type"].endswith("already_finished")
 
 
-def test_process_pending_with_nothing_pending_queues_nothing(
-    server: Server, capture_id: str
-) -> None:
+@pytest.mark.usefixtures("capture_id")
+def test_process_pending_with_nothing_pending_queues_nothing(server: Server) -> None:
     server.wait_until_processed()
     answer = server.admin.post("/v1/admin/process-pending")
     assert answer.status_code == 202
@@ -110,7 +110,8 @@ def test_process_pending_with_nothing_pending_queues_nothing(
     assert body["batch_id"]
 
 
-def test_stats_count_what_there_is(server: Server, capture_id: str) -> None:
+@pytest.mark.usefixtures("capture_id")
+def test_stats_count_what_there_is(server: Server) -> None:
     server.wait_until_processed()
     stats = server.admin.get("/v1/admin/stats").json()
     assert all(block["status"] == "ok" for block in stats.values())
@@ -145,7 +146,8 @@ def test_queue_info_shows_the_worker(server: Server) -> None:
     }
 
 
-def test_an_item_can_be_renamed_and_have_a_second_code(server: Server, capture_id: str) -> None:
+@pytest.mark.usefixtures("capture_id")
+def test_an_item_can_be_renamed_and_have_a_second_code(server: Server) -> None:
     renamed = server.admin.patch(f"/v1/items/{CODE}", json={"name": "Apples", "unit": "pcs"})
     assert renamed.json()["name"] == "Apples"
     assert server.admin.put(f"/v1/items/{CODE}/codes/96385074", json={}).status_code == 200

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
 from tests.made_pictures import picture
 from tests.servers import DidNotStartError, Server, running_server, running_worker
 
@@ -60,7 +61,11 @@ def test_what_was_acknowledged_before_a_kill_is_processed_exactly_once(tmp_path:
             server.start()
         captures = {str(row["capture_id"]): row for row in server.wait_until_processed()}
         for number, camera in enumerate(cameras):
-            own = {id: row for id, row in captures.items() if row["device_id"] == f"camera-{number}"}
+            own = {
+                name: row
+                for name, row in captures.items()
+                if row["device_id"] == f"camera-{number}"
+            }
             assert set(camera.acknowledged) <= set(own)
             assert {row["state"] for row in own.values()} == {"completed"}
             _assert_stock_follows_the_newest_taken(server, f"camera-{number}", own)
@@ -87,10 +92,9 @@ def _assert_stock_follows_the_newest_taken(
         return str(row["captured_at"])
 
     newest_time = max(taken(row) for row in captures.values())
-    newest = [id for id, row in captures.items() if taken(row) == newest_time]
     counts = set()
-    for id in newest:
-        result = server.admin.get(f"/v1/captures/{id}").json()["result"]
+    for capture_id in (name for name, row in captures.items() if taken(row) == newest_time):
+        result = server.admin.get(f"/v1/captures/{capture_id}").json()["result"]
         counts.add(len(result["codes"]))
     assert server.stock()[CODE, device] in counts
     (why,) = server.admin.get(f"/v1/inventory/{CODE}/why", params={"location": device}).json()[

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
 from tests.made_pictures import huge_png, picture
 from tests.servers import Server, running_server
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.servers import DidNotStartError, Server, run_cli, running_server
 
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
@@ -94,8 +95,7 @@ def test_the_database_is_as_the_code_expects(tmp_path: Path) -> None:
 def test_the_admin_token_is_shown_once_and_works(tmp_path: Path) -> None:
     import httpx2
 
-    server = Server(tmp_path, {})
-    del server._environment["CAPTUREKIT_ADMIN_TOKEN"]
+    server = Server(tmp_path, {"CAPTUREKIT_ADMIN_TOKEN": ""})
     server.start()
     (line,) = (line for line in server.log if line.startswith("capturekit admin token: "))
     token = line.split()[-1]

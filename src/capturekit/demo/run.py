@@ -15,7 +15,7 @@ import anyio.to_thread
 from capturekit.demo.admin import AdminClient, admin_client
 from capturekit.demo.plan import Mishap, Shot, plan
 from capturekit.demo.server import RunningServer, running_server
-from capturekit.demo.shelves import Shelf
+from capturekit.demo.shelves import BINS, PRODUCTS, Shelf
 from capturekit.demo.verdict import Tally, Verdict, judge
 from capturekit.testing.camera import FakeCamera, NoAnswer, UploadAnswer
 
@@ -62,8 +62,9 @@ async def run(
     """
     story = Random(options.seed)
     names = [f"shelf-{number}" for number in range(1, options.cameras + 1)]
+    catalogue = {product.code: product.name for product in (*PRODUCTS, *BINS)}
     crew = [_Post.planned(name, Random(story.getrandbits(64)), options) for name in names]
-    async with running_server(names) as server, admin_client(server) as admin:
+    async with running_server(names, catalogue) as server, admin_client(server) as admin:
         on_ready(server)
         scene = Scene(server, admin, stop, on_event)
         await scene.play(crew, options.seconds)

@@ -6,7 +6,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +47,12 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def running_server(devices: Iterable[str]) -> AsyncIterator[RunningServer]:
+async def running_server(
+    devices: Iterable[str], names: Mapping[str, str]
+) -> AsyncIterator[RunningServer]:
     """Start ``capturekit serve`` with these devices, each marked exhaustive.
+
+    ``names`` says what people call the item of a code.
 
     Raises ServerFailed. However the block ends, the process is gone and the folder deleted.
     """
@@ -57,7 +61,7 @@ async def running_server(devices: Iterable[str]) -> AsyncIterator[RunningServer]
         admin_token = secrets.token_urlsafe(32)
         async with _process(home, admin_token) as process:
             base_url = await _ready_url(process, home)
-            tokens = await _add_devices(home / "data", devices)
+            tokens = await _set_up(home / "data", devices, names)
             yield RunningServer(base_url, admin_token, tokens)
 
 
@@ -103,7 +107,9 @@ def _last_words(home: Path) -> str:
     return "\n".join(lines[-12:])
 
 
-async def _add_devices(data_dir: Path, devices: Iterable[str]) -> dict[str, str]:
+async def _set_up(
+    data_dir: Path, devices: Iterable[str], names: Mapping[str, str]
+) -> dict[str, str]:
     # As `capturekit devices add` does it, without the start of a process for each.
     from capturekit.kit import CaptureKit, Role
     from capturekit.settings import Settings
@@ -112,6 +118,8 @@ async def _add_devices(data_dir: Path, devices: Iterable[str]) -> dict[str, str]
     settings = Settings.model_construct(data_dir=data_dir)
     async with CaptureKit(settings, role=Role.COMMAND) as kit:
         added = {name: await kit.store.devices.add(name, is_exhaustive=True) for name in devices}
+        for code, name in names.items():
+            await kit.store.inventory.add_item(code, name)
     return {name: token for name, (_, token) in added.items()}
 
 

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 DEFAULT_LEASE_S = 15.0
 """A worker that has not been heard of for this long is taken for dead."""
 
+RATE_WINDOWS_S = (60.0, 300.0, 900.0)
+"""As the load averages of Unix."""
+
 WORKER_MEMORY_S = 3 * DEFAULT_LEASE_S
 """A worker silent for longer is no longer listed."""
 
@@ -177,6 +180,17 @@ class WorkerInfo(_Value):
     """Ids of the jobs it holds."""
 
 
+class QueueRate(_Value):
+    """What came in and went out lately."""
+
+    window_s: float
+    """The time looked back on, in seconds."""
+    in_per_minute: float
+    """Jobs submitted."""
+    out_per_minute: float
+    """Jobs that ended, however they did."""
+
+
 class QueueStats(_Value):
     """How much waits and how old it is."""
 
@@ -185,6 +199,8 @@ class QueueStats(_Value):
     oldest_age_s: float | None
     """Age of the oldest job that could run now; None when there is none."""
     is_paused: bool
+    rates: tuple[QueueRate, ...]
+    """Over 1, 5 and 15 minutes; jobs that were pruned since are not counted."""
 
 
 def worker_lost(worker: str, attempt: int) -> JobError:
@@ -328,7 +344,7 @@ class QueueBackend(Protocol):
         ...
 
     async def stats(self) -> QueueStats:
-        """Depth by state, oldest age, paused or not."""
+        """Depth by state, oldest age, paused or not, rates of coming and going."""
         ...
 
     async def pause(self) -> None:

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from capturekit.errors import LeaseLost, QueueFull, UnknownJob
 from capturekit.queue.base import (
     DEFAULT_LEASE_S,
+    RATE_WINDOWS_S,
     WORKER_MEMORY_S,
     Attempt,
     Beat,
@@ -22,6 +23,7 @@ from capturekit.queue.base import (
     JobState,
     JobStatus,
     Lease,
+    QueueRate,
     QueueStats,
     Submission,
     WorkerInfo,
@@ -252,7 +254,22 @@ class MemoryQueue:
         ready = (self._by_seq[seq] for turns in self._ready.values() for *_, seq in turns)
         oldest = min((record.due_at for record in ready), default=None)
         age_s = None if oldest is None else max(0.0, self._clock() - oldest)
-        return QueueStats(depth=depth, oldest_age_s=age_s, is_paused=self._is_paused)
+        return QueueStats(
+            depth=depth,
+            oldest_age_s=age_s,
+            is_paused=self._is_paused,
+            rates=tuple(map(self._rate, RATE_WINDOWS_S)),
+        )
+
+    def _rate(self, window_s: float) -> QueueRate:
+        since = self._clock() - window_s
+        records = self._records.values()
+        came = sum(record.queued_at > since for record in records)
+        went = sum((record.finished_at or since) > since for record in records)
+        minutes = window_s / 60
+        return QueueRate(
+            window_s=window_s, in_per_minute=came / minutes, out_per_minute=went / minutes
+        )
 
     async def pause(self) -> None:
         """As ``QueueBackend.pause``."""

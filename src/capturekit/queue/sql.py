@@ -46,6 +46,7 @@ from capturekit.database import Database
 from capturekit.errors import LeaseLost, UnknownJob
 from capturekit.queue.base import (
     DEFAULT_LEASE_S,
+    RATE_WINDOWS_S,
     WORKER_MEMORY_S,
     Attempt,
     Beat,
@@ -55,6 +56,7 @@ from capturekit.queue.base import (
     JobState,
     JobStatus,
     Lease,
+    QueueRate,
     QueueStats,
     RetryPolicy,
     Submission,
@@ -125,6 +127,7 @@ Index("ix_job_claim_queue", _job.c.state, _job.c.queue, _job.c.priority.desc(), 
 Index("ix_job_due", _job.c.state, _job.c.due_at)
 Index("ix_job_lease_until", _job.c.lease_until)
 Index("ix_job_finished_at", _job.c.finished_at)
+Index("ix_job_queued_at", _job.c.queued_at)
 Index("ix_job_batch", _job.c.batch)
 
 _attempt: Final = Table(
@@ -219,12 +222,13 @@ class SqlQueue:
         """Wake those who wait for work in this process."""
         self._bell.ring()
 
-    async def expire_leases(self, worker_prefix: str) -> int:
+    async def expire_leases(self, worker_prefix: str, *, forgiven: int = 0) -> int:
         """End the leases of workers that are known to be dead, and say how many.
 
         For the one process that may run workers of that name, when it starts: their jobs
-        then wait their backoff and not the rest of the lease. Each loses an attempt, with
-        error type ``WorkerLost``.
+        then wait their backoff and not the rest of the lease. Each gets the error
+        ``WorkerLost``; the first ``forgiven`` such ends of a job do not count against its
+        attempts, for a process that is more likely stopped from outside than by its job.
         """
 
         def work(connection: Connection) -> int:
@@ -232,7 +236,8 @@ class SqlQueue:
                 select(_job).where(_is_running, _starts_with(_job.c.worker, worker_prefix))
             ).all()
             for row in held:
-                self._lose(connection, row)
+                is_forgiven = row.attempt - row.tries < forgiven
+                self._lose(connection, row, is_forgiven=is_forgiven)
             connection.execute(delete(_worker).where(_starts_with(_worker.c.id, worker_prefix)))
             return len(held)
 
@@ -415,6 +420,7 @@ class SqlQueue:
                 depth=_depth(connection, now),
                 oldest_age_s=None if oldest is None else max(0.0, now - oldest),
                 is_paused=bool(connection.scalar(select(_is_paused))),
+                rates=tuple(_rate(connection, now, window_s) for window_s in RATE_WINDOWS_S),
             )
 
         return await self._database.read(work)
@@ -455,8 +461,16 @@ class SqlQueue:
         for row in connection.execute(over).all():
             self._lose(connection, row)
 
-    def _lose(self, connection: Connection, row: _Row) -> None:
-        self._fail(connection, row, worker_lost(row.worker, row.attempt), is_permanent=False)
+    def _lose(self, connection: Connection, row: _Row, *, is_forgiven: bool = False) -> None:
+        error = worker_lost(row.worker, row.attempt)
+        if not is_forgiven or row.is_cancel_requested:
+            self._fail(connection, row, error, is_permanent=False)
+            return
+        now, text = self._clock(), error.model_dump_json()
+        _end_attempt(connection, row, now, text)
+        # A short pause all the same: should it be the job's doing, others go first.
+        due_at = now + _policy(row).delay_s(1, self._uniform)
+        _place(connection, row, JobState.SCHEDULED, due_at, tries=row.tries - 1, error=text)
 
     def _fail(
         self, connection: Connection, row: _Row, error: JobError, *, is_permanent: bool
@@ -487,6 +501,14 @@ class SqlQueue:
 
     def _end(self, connection: Connection, row: _Row, state: JobState, **values: object) -> None:
         _place(connection, row, state, row.due_at, finished_at=self._clock(), **values)
+
+
+def _rate(connection: Connection, now: float, window_s: float) -> QueueRate:
+    count = select(func.count()).select_from(_job)
+    came = connection.scalar(count.where(_job.c.queued_at > now - window_s)) or 0
+    went = connection.scalar(count.where(_job.c.finished_at > now - window_s)) or 0
+    minutes = window_s / 60
+    return QueueRate(window_s=window_s, in_per_minute=came / minutes, out_per_minute=went / minutes)
 
 
 _is_running: Final = _job.c.state == JobState.RUNNING

@@ -768,6 +768,19 @@ class QueueContract:
         await queue.submit(a_job("e"), a_job("f", delay_s=60))
         assert (await queue.stats()).depth == dict.fromkeys(JobState, 1)
 
+    async def test_rates_tell_what_came_and_went_lately(
+        self, queue: QueueBackend, clock: FakeClock
+    ) -> None:
+        await queue.submit(a_job("early"))
+        clock.advance(400)
+        await queue.submit(a_job("late"))
+        (lease,) = await queue.claim("w", job_id="late")
+        await queue.finish(lease)
+        rates = {rate.window_s: rate for rate in (await queue.stats()).rates}
+        assert (rates[60].in_per_minute, rates[60].out_per_minute) == (1, 1)
+        assert (rates[300].in_per_minute, rates[300].out_per_minute) == (1 / 5, 1 / 5)
+        assert (rates[900].in_per_minute, rates[900].out_per_minute) == (2 / 15, 1 / 15)
+
     async def test_the_oldest_age_is_of_what_could_run_now(
         self, queue: QueueBackend, clock: FakeClock
     ) -> None:

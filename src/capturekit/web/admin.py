@@ -13,10 +13,10 @@ from starlette.responses import JSONResponse, Response
 from capturekit.errors import CaptureKitError
 from capturekit.kit import CaptureKit
 from capturekit.queue.base import CancelOutcome, JobState, JobStatus, WorkerInfo
+from capturekit.times import iso
 from capturekit.web.auth import kit_of, require_admin, spend_limit
 from capturekit.web.problems import Problem
 from capturekit.web.query import Q, parse_query
-from capturekit.times import iso
 
 MAX_WAIT_S: Final = 30.0
 """Longest a long poll holds a connection."""
@@ -31,19 +31,19 @@ TASK_URL: Final = "/v1/admin/task-status/{}"
 
 
 class ProcessOptions(BaseModel):
-    """``?sync=``"""
+    """Query of process-capture: ``?sync=``."""
 
     sync: bool = False
 
 
 class PendingOptions(ProcessOptions):
-    """``?sync=&limit=``"""
+    """Query of process-pending: ``?sync=&limit=``."""
 
     limit: int = Field(default=100, ge=1, le=1000)
 
 
 class WaitOptions(BaseModel):
-    """``?wait=`` in seconds"""
+    """Query of whatever can be waited for: ``?wait=``, in seconds."""
 
     wait: float = Field(default=0.0, ge=0.0, le=MAX_WAIT_S)
 
@@ -139,6 +139,7 @@ async def queue_info(request: Request) -> Response:
             "depth": numbers.depth,
             "oldest_age_s": numbers.oldest_age_s,
             "is_paused": numbers.is_paused,
+            "rates": [rate.model_dump(mode="json") for rate in numbers.rates],
         }
     )
 

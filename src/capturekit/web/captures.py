@@ -18,7 +18,7 @@ FINAL_STATES: Final = (CaptureState.COMPLETED, CaptureState.FAILED)
 
 
 class ListOptions(BaseModel):
-    """``?state=&device=&limit=&cursor=``"""
+    """Query of the list: ``?state=&device=&limit=&cursor=``."""
 
     state: CaptureState | None = None
     device: str | None = None

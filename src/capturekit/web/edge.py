@@ -50,7 +50,7 @@ class Edge:
             await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             scope["state"]["refusal"] = "the client went away"
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the last resort: told, and logged below
             scope["state"]["cause"] = error
             if exchange.status is None:
                 response = problem_response(Request(scope), as_problem(error))

@@ -28,7 +28,11 @@ BODY_S: Final = 120.0
 MAX_BUFFERED_BYTES: Final = 512 * 2**20
 """What the bodies of all requests of this process may hold together."""
 
-_buffered_bytes = 0
+
+class _Buffered:
+    """What the bodies under way hold now. One event loop: no lock."""
+
+    size_bytes = 0
 
 
 @dataclass(slots=True)
@@ -154,7 +158,6 @@ def _parser(request: Request, collector: _Collector) -> MultipartParser:
 
 
 async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    global _buffered_bytes
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > max_bytes:
         raise TooManyBytes(max_bytes - FORM_OVERHEAD_BYTES)
@@ -164,14 +167,14 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     try:
         while chunk := await _next_chunk(stream, deadline):
             received += len(chunk)
-            _buffered_bytes += len(chunk)
+            _Buffered.size_bytes += len(chunk)
             if received > max_bytes:
                 raise TooManyBytes(max_bytes - FORM_OVERHEAD_BYTES)
-            if _buffered_bytes > MAX_BUFFERED_BYTES:
+            if _Buffered.size_bytes > MAX_BUFFERED_BYTES:
                 raise Problem(503, "busy", "too many uploads at once", headers={"Retry-After": "5"})
             yield chunk
     finally:
-        _buffered_bytes -= received
+        _Buffered.size_bytes -= received
 
 
 async def _next_chunk(stream: AsyncIterator[bytes], deadline: float) -> bytes:

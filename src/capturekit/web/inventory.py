@@ -18,7 +18,7 @@ MAX_LOCATIONS: Final = 500
 
 
 class StockOptions(BaseModel):
-    """``?location=&item=&q=&sort=&limit=&cursor=``"""
+    """Query of the stock list: ``?location=&item=&q=&sort=&limit=&cursor=``."""
 
     location: str | None = None
     item: str | None = None
@@ -29,7 +29,7 @@ class StockOptions(BaseModel):
 
 
 class WhyOptions(BaseModel):
-    """``?location=``"""
+    """Query of why: ``?location=``."""
 
     location: str | None = None
 

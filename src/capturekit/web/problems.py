@@ -33,7 +33,7 @@ _STATUS_OF: Final[Mapping[type[Exception], tuple[int, str]]] = {
 """The answer to an error that no route turned into one; the nearest base class counts."""
 
 
-class Problem(Exception):  # noqa: N818  # it is an answer, and named as RFC 9457 does
+class Problem(Exception):
     """A refusal decided by a route. ``kind`` ends the problem's type."""
 
     def __init__(

@@ -29,7 +29,7 @@ async def test_it_serves_devices_and_leaves_nothing(
     monkeypatch.setenv("CAPTUREKIT_ADMIN_TOKEN", "the user's own admin token")
     monkeypatch.setenv("CAPTUREKIT_REDIS_URL", "redis://elsewhere")
 
-    async with running_server(["shelf-1", "shelf-2"]) as server:
+    async with running_server(["shelf-1", "shelf-2"], {}) as server:
         headers = {"Authorization": f"Bearer {server.admin_token}"}
         async with httpx2.AsyncClient(base_url=server.base_url, headers=headers) as http:
             stats = await http.get("/v1/admin/stats")
@@ -46,7 +46,7 @@ async def test_it_serves_devices_and_leaves_nothing(
 
 async def test_it_ends_when_the_block_fails(folders: Path) -> None:
     with pytest.raises(ValueError, match="not a device"):
-        async with running_server(["not a device"]):
+        async with running_server(["not a device"], {}):
             pass
 
     assert not names_in(folders)

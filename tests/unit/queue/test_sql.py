@@ -224,6 +224,23 @@ async def test_a_job_that_kills_every_server_fails_in_the_end(
     assert (await queue.status("a")).state is JobState.FAILED
 
 
+async def test_the_first_ends_of_a_server_are_forgiven(queue: SqlQueue, clock: FakeClock) -> None:
+    await queue.submit(a_job(max_attempts=2))
+    for number in range(5):
+        (lease,) = await queue.claim(f"server-{number}")
+        assert lease.attempt == number + 1
+        await queue.expire_leases("server-", forgiven=4)
+        clock.advance(10)
+    status = await queue.status("a")
+    assert status.state is not JobState.FAILED
+    assert [attempt.error and attempt.error.type for attempt in status.attempts] == [
+        "WorkerLost"
+    ] * 5
+    await queue.claim("server-5")
+    await queue.expire_leases("server-", forgiven=4)
+    assert (await queue.status("a")).state is JobState.FAILED
+
+
 # Many jobs
 
 

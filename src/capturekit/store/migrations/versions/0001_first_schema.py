@@ -413,6 +413,7 @@ def _create_job() -> None:
     )
     op.create_index("ix_job_due", "job", ["state", "due_at"])
     op.create_index("ix_job_finished_at", "job", ["finished_at"])
+    op.create_index("ix_job_queued_at", "job", ["queued_at"])
     op.create_index("ix_job_lease_until", "job", ["lease_until"])
 
 
