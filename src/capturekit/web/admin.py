@@ -17,10 +17,7 @@ from capturekit.times import iso
 from capturekit.web.auth import kit_of, require_admin, spend_limit
 from capturekit.web.problems import Problem
 from capturekit.web.query import Q, parse_query
-
-MAX_WAIT_S: Final = 30.0
-"""Longest a long poll holds a connection."""
-POLL_S: Final = 0.05
+from capturekit.web.waiting import WaitOptions, wait_until
 
 BLOCK_S: Final = 2.0
 """A block of the stats that takes longer is told as unavailable."""
@@ -40,12 +37,6 @@ class PendingOptions(ProcessOptions):
     """Query of process-pending: ``?sync=&limit=``."""
 
     limit: int = Field(default=100, ge=1, le=1000)
-
-
-class WaitOptions(BaseModel):
-    """Query of whatever can be waited for: ``?wait=``, in seconds."""
-
-    wait: float = Field(default=0.0, ge=0.0, le=MAX_WAIT_S)
 
 
 async def process_capture(request: Request) -> Response:
@@ -88,11 +79,9 @@ async def task_status(request: Request) -> Response:
     kit = kit_of(request)
     options = parse_query(request, WaitOptions)
     task_id = request.path_params["task_id"]
-    status = await kit.queue.status(task_id)
-    with anyio.move_on_after(options.wait):
-        while not status.state.is_final:
-            await anyio.sleep(POLL_S)
-            status = await kit.queue.status(task_id)
+    status = await wait_until(
+        lambda: kit.queue.status(task_id), lambda status: status.state.is_final, options.wait
+    )
     return JSONResponse(_task(status))
 
 

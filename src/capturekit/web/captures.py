@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import anyio
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,11 +9,11 @@ from starlette.responses import JSONResponse, Response
 from capturekit.errors import Unknown
 from capturekit.store import Capture, CaptureState
 from capturekit.times import iso
-from capturekit.web.admin import POLL_S, WaitOptions
 from capturekit.web.auth import kit_of, require_admin
 from capturekit.web.query import parse_query
+from capturekit.web.waiting import WaitOptions, wait_until
 
-FINAL_STATES: Final = (CaptureState.COMPLETED, CaptureState.FAILED)
+ENDS: Final = (CaptureState.COMPLETED, CaptureState.FAILED)
 
 
 class ListOptions(BaseModel):
@@ -42,11 +41,9 @@ async def show_capture(request: Request) -> Response:
     captures = kit_of(request).store.captures
     capture_id = request.path_params["capture_id"]
     options = parse_query(request, WaitOptions)
-    capture = await captures.get(capture_id)
-    with anyio.move_on_after(options.wait):
-        while capture.state not in FINAL_STATES:
-            await anyio.sleep(POLL_S)
-            capture = await captures.get(capture_id)
+    capture = await wait_until(
+        lambda: captures.get(capture_id), lambda capture: capture.state in ENDS, options.wait
+    )
     run = await captures.current_run(capture_id)
     result = None if run is None else run.result
     finished_at = None if run is None else iso(run.finished_at)
