@@ -6,6 +6,7 @@ Usage: python tests/benchmarks/bench_latency.py [PICTURES]
 import statistics
 import sys
 import time
+from datetime import UTC, datetime
 from random import Random
 
 import anyio
@@ -34,7 +35,7 @@ async def measure(count: int) -> None:
             picture = shelf.picture(random)
             await anyio.sleep(PAUSE_S)
             started = time.perf_counter()
-            answer = await camera.upload(picture, captured_at=time.time())
+            answer = await camera.upload(picture, captured_at=datetime.now(UTC))
             assert answer.capture_id is not None, answer
             assert await admin.end_of(answer.capture_id) == "completed"
             times_ms.append(1000 * (time.perf_counter() - started))
