@@ -8,6 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 SKIPS_ALLOWED = ("browser", "small_disk")
 """Markers of the only tests that may be skipped: they need what pip cannot install."""
@@ -45,15 +46,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # On CI the same examples every time; at a developer's desk new ones.
+    settings.register_profile("ci", derandomize=True, print_blob=True)
+    if os.environ.get("CI") == "true":
+        settings.load_profile("ci")
     config.stash[LEFT_OUT] = []
     config.stash[SKIPPED] = []
     config.pluginmanager.register(_Skips(config), "capturekit-skips")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if not config.getoption("--bare") or not collection_path.match("test_*.py"):
+    if not config.getoption("--bare"):
         return None
-    missing = _missing_library(collection_path)
+    # A folder is imported by its conftest.py.
+    file = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    if not file.is_file() or not (file.match("test_*.py") or file.name == "conftest.py"):
+        return None
+    missing = _missing_library(file)
     if missing is None:
         return None
     config.stash[LEFT_OUT].append(f"{collection_path.name} (needs {missing})")

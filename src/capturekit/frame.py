@@ -591,7 +591,8 @@ def _decode_jpeg(
             min_factor=1,
             strict=strict,
         )
-    except (ValueError, MemoryError) as error:
+    except (ValueError, KeyError, MemoryError) as error:
+        # KeyError: simplejpeg 1.9 looks up a chroma subsampling that no name stands for.
         raise DamagedImage(f"the JPEG does not decode: {error}") from error
     return _upright(pixels[:, :, 0] if wanted == "GRAY" else pixels, probe.orientation)
 

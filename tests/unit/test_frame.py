@@ -351,6 +351,16 @@ def damaged_files(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+def test_a_chroma_subsampling_without_a_name_is_damage() -> None:
+    # Luma sampled 1 x 4 against chroma: legal, and a name for it is missing.
+    data = bytearray(encoded(small(1, 48, 40), "JPEG"))
+    sof = data.index(b"\xff\xc0")
+    data[sof + 11] = 0x14
+    for on_damage in ("refuse", "flag"):
+        with pytest.raises(DamagedImage):
+            Frame.open(bytes(data), on_damage="flag" if on_damage == "flag" else "refuse")
+
+
 @settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
 @given(damaged_files(), st.sampled_from(["refuse", "flag"]))
 def test_a_damaged_file_is_a_frame_or_an_image_error(data: bytes, on_damage: str) -> None:

@@ -1,0 +1,36 @@
+import pytest
+from sqlalchemy import Connection, event
+
+from capturekit.database import Database
+from capturekit.store.fold import FOLD
+
+pytestmark = pytest.mark.anyio
+
+
+def _plan(connection: Connection) -> list[str]:
+    @event.listens_for(connection, "before_cursor_execute", retval=True)
+    def explain(*call: object) -> tuple[str, object]:
+        _connection, _cursor, statement, parameters, *_ = call
+        return f"EXPLAIN QUERY PLAN {statement}", parameters
+
+    with connection.execute(FOLD, {"keys": [("tea", "cam")]}) as result:
+        assert result.cursor is not None
+        return [str(row[3]) for row in result.cursor.fetchall()]
+
+
+async def test_the_fold_looks_things_up_and_scans_nothing(database: Database) -> None:
+    plan = "\n".join(await database.read(_plan))
+
+    for searched in (
+        "SEARCH stock USING INDEX sqlite_autoindex_stock_1 (item_id=? AND location_id=?)",
+        "SEARCH live_count USING COVERING INDEX sqlite_autoindex_live_count_1",
+        "SEARCH live_count USING INDEX ix_live_count_seen (item_id=? AND location_id=?)",
+        "(location_id=? AND (counted_at,source,key)>(?,?,?))",
+        "SEARCH observation USING COVERING INDEX ix_observation_run_id_location_id_item_id",
+        "SEARCH movement USING COVERING INDEX ix_movement_item_id_to_id_moved_at_voided_at_units",
+        "SEARCH movement USING COVERING INDEX ix_movement_item_id_from_id_moved_at_voided_at_units",
+    ):
+        assert searched in plan, plan
+    scans = [line for line in plan.splitlines() if line.startswith("SCAN")]
+    assert all("CONSTANT ROW" in line or "SUBQUERY" in line for line in scans), plan
+    assert "TEMP B-TREE" not in plan, plan
