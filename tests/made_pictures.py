@@ -47,3 +47,12 @@ def huge_png(width: int, height: int) -> bytes:
         pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
+
+
+@functools.cache
+def dark_picture() -> bytes:
+    """A JPEG of the same shelf at night, with the noise of a sensor at its highest gain."""
+    file = io.BytesIO()
+    noise = Image.effect_noise((960, 360), 4)
+    Image.eval(noise, lambda level: max(0, level - 118)).save(file, "JPEG", quality=85)
+    return file.getvalue()
