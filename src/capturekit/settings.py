@@ -7,6 +7,7 @@ read this; everything below takes plain arguments.
 
 import json
 import os
+import tomllib
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -99,6 +100,8 @@ class Settings(BaseSettings):
             return cls(**given)  # type: ignore[arg-type]
         except ValidationError as error:
             raise ConfigError(_explain(error)) from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"capturekit.toml cannot be read: {error}") from error
 
     @classmethod
     def settings_customise_sources(

@@ -215,6 +215,31 @@ def test_a_client_that_leaves_halfway_leaves_nothing(
     assert capture["sha256"] == hashlib.sha256(picture(APPLES, APPLES)).hexdigest()
 
 
+def test_two_pictures_in_one_form_are_refused(server: Server, token: str) -> None:
+    answer = httpx2.post(
+        f"{server.url}/v1/ingest",
+        files=[("image", ("a.jpg", picture(APPLES))), ("image", ("b.jpg", picture("96385074")))],
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    assert answer.status_code == 422
+    _assert_problem(server, answer, "two-pictures")
+
+
+def test_the_eleventh_upload_in_a_minute_is_told_to_wait(tmp_path: Path) -> None:
+    with running_server(tmp_path, CAPTUREKIT_RATE_LIMITS="ingest=10/minute") as server:
+        token = server.add_device("camera")
+        answers = [server.upload(token, picture(APPLES)) for _ in range(11)]
+        assert [answer.status_code for answer in answers] == [200] * 10 + [429]
+        refused = answers[-1]
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert refused.headers["ratelimit"].startswith('"ingest";r=0;t=')
+        assert refused.headers["ratelimit-policy"] == '"ingest";q=10;w=60'
+        assert refused.json()["type"].endswith("#quota-exceeded")
+        assert server.log_lines(f"id={refused.json()['id']}")
+        other = server.add_device("other")
+        assert server.upload(other, picture(APPLES)).status_code == 200
+
+
 def test_a_form_without_its_last_boundary_is_refused(server: Server, token: str) -> None:
     answer = httpx2.post(
         f"{server.url}/v1/ingest",

@@ -24,7 +24,8 @@ def upgrade(data_dir: Path | None) -> None:
         return await kit.database_revision()
 
     # Opening the kit is the upgrade.
-    click.echo(f"the database is at revision {with_kit(Settings.load(data_dir=data_dir), work)}")
+    revision = with_kit(Settings.load(data_dir=data_dir), work, may_be_new=True)
+    click.echo(f"the database is at revision {revision}")
 
 
 @db.command()

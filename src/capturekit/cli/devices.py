@@ -39,7 +39,10 @@ def add(
     async def work(kit: CaptureKit) -> tuple[Device, str]:
         return await kit.store.devices.add(name, id=device_id, is_exhaustive=exhaustive)
 
-    device, token = with_kit(Settings.load(data_dir=data_dir), work)
+    try:
+        device, token = with_kit(Settings.load(data_dir=data_dir), work, may_be_new=True)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     _show_token(device.id, device.name, token, as_json=as_json)
 
 

@@ -48,6 +48,7 @@ def main() -> None:
     """Run the command line; an error of ours is one line on standard error and exit code 1."""
     try:
         cli()
-    except CaptureKitError as error:
+    except (CaptureKitError, OSError) as error:
+        # An OSError here is one that no part took for its own, such as a full disk below --out.
         click.echo(f"capturekit: {error}", err=True)
         sys.exit(1)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import click
 
+from capturekit.errors import ConfigError
+
 if TYPE_CHECKING:
     from capturekit.kit import CaptureKit
     from capturekit.settings import Settings
@@ -24,9 +26,23 @@ data_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-def with_kit(settings: "Settings", work: "Callable[[CaptureKit], Awaitable[T]]") -> T:
-    """Open the data folder as a command does, run ``work`` and return what it returns."""
+def with_kit(
+    settings: "Settings",
+    work: "Callable[[CaptureKit], Awaitable[T]]",
+    *,
+    may_be_new: bool = False,
+) -> T:
+    """Open the data folder as a command does, run ``work`` and return what it returns.
+
+    Raises ConfigError when there is no database yet, unless it ``may_be_new``: a mistyped
+    folder is then not made.
+    """
     from capturekit.kit import CaptureKit, Role
+
+    if not may_be_new and not settings.database_path.exists():
+        raise ConfigError(
+            f"there is no capturekit database in {settings.data_dir}; name its folder with --data"
+        )
 
     async def run() -> T:
         async with CaptureKit(settings, role=Role.COMMAND) as kit:

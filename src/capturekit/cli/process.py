@@ -33,7 +33,7 @@ INTERRUPTED: Final = 130
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path))
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -251,6 +251,8 @@ def _output(out: Path | None) -> Iterator[_Output]:
     if out is None:
         yield _Output(sys.stdout.buffer)
         return
+    if out.exists() and not out.is_file():
+        raise click.BadParameter(f"{out} is not a regular file", param_hint="--out")
     try:
         file = out.open("a+b")
     except OSError as error:

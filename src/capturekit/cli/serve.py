@@ -10,6 +10,7 @@ import click
 from capturekit.cli.options import data_option, log_to_stderr
 
 if TYPE_CHECKING:
+    from capturekit.kit import CaptureKit
     from capturekit.settings import Settings
 
 
@@ -28,20 +29,24 @@ def serve(data_dir: Path | None, host: str | None, port: int | None) -> None:
 
 async def _serve(settings: "Settings") -> None:
     from capturekit.kit import CaptureKit
+    from capturekit.web.server import address_of, listening
     from capturekit.web.server import serve as serve_kit
 
-    async with CaptureKit(settings) as kit:
-        if kit.new_admin_token:
-            click.echo(
-                "a new admin token was made; it is shown this once and stored hashed\n"
-                f"capturekit admin token: {kit.new_admin_token}",
-                err=True,
-            )
-        await serve_kit(
-            kit,
-            settings.host,
-            settings.port,
-            on_ready=lambda url: click.echo(f"capturekit listening on {url}", err=True),
+    host, port = settings.host, settings.port
+    # The port first: a token that is shown once is not shown by a start that then fails.
+    with listening(host, port) as listener:
+        async with CaptureKit(settings) as kit:
+            _show_new_token(kit)
+            line = f"capturekit listening on {address_of(listener, host)}"
+            await serve_kit(kit, listener, on_ready=lambda: click.echo(line, err=True))
+
+
+def _show_new_token(kit: "CaptureKit") -> None:
+    if kit.new_admin_token:
+        click.echo(
+            "a new admin token was made; it is shown this once and stored hashed\n"
+            f"capturekit admin token: {kit.new_admin_token}",
+            err=True,
         )
 
 

@@ -96,7 +96,7 @@ async def cancel_task(request: Request) -> Response:
             HTTPStatus.CONFLICT,
             outcome.value,
             f"the task had already ended as {status.state}",
-            members={"task_id": task_id, "state": status.state},
+            members={"task_id": task_id, "outcome": outcome, "state": status.state},
         )
     is_done = outcome is CancelOutcome.CANCELLED
     code = HTTPStatus.OK if is_done else HTTPStatus.ACCEPTED

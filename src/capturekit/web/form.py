@@ -72,6 +72,9 @@ class _Collector:
     def on_headers_finished(self) -> None:
         _, options = parse_options_header(self._part.disposition)
         self._part.name = options.get(b"name", b"").decode("utf-8", "replace")
+        if self._part.name == self._picture_name and self._picture_name in self.parts:
+            detail = f"the form has two fields {self._picture_name!r}; send one picture a request"
+            raise Problem(422, "two-pictures", detail)
         if len(self.parts) >= MAX_FIELDS:
             raise Problem(400, "malformed-form", f"the form has more than {MAX_FIELDS} fields")
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit import errors
-from capturekit.ratelimit import RateLimitExceeded
+from capturekit.ratelimit import RateLimitExceeded, refusal
 
 TYPE_PREFIX: Final = "urn:capturekit:problem:"
 RETRY_AFTER_S: Final = "5"
@@ -120,15 +120,25 @@ async def _handle(request: Request, error: Exception) -> Response:
     return problem_response(request, as_problem(error))
 
 
-async def _pass_on(_: Request, error: Exception) -> Response:
-    raise error
+async def _handle_limit(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RateLimitExceeded)  # noqa: S101  # starlette chose by the type
+    answer = refusal(error.decision, request.url.path)
+    told = answer.problem
+    problem = Problem(
+        answer.status,
+        "quota-exceeded",
+        told["detail"],
+        headers={"Retry-After": dict(answer.fields)["Retry-After"]},
+        members={"type": told["type"], "violated-policies": told["violated-policies"]},
+    )
+    # The RateLimit fields are added further out, by the middleware.
+    return problem_response(request, problem)
 
 
 HANDLERS: Final[Mapping[type[Exception], Handler]] = {
     HTTPException: _handle,
     errors.CaptureKitError: _handle,
     Problem: _handle,
-    # Its middleware, further out, answers it.
-    RateLimitExceeded: _pass_on,
+    RateLimitExceeded: _handle_limit,
 }
 """What starlette calls for the errors that routes raise."""

@@ -19,34 +19,30 @@ GRACE_S: Final = 10
 
 
 async def serve(
-    kit: CaptureKit, host: str, port: int, on_ready: Callable[[str], None] = lambda _: None
+    kit: CaptureKit, listener: socket.socket, on_ready: Callable[[], None] = lambda: None
 ) -> None:
-    """Serve an opened kit until SIGINT or SIGTERM; ``on_ready`` gets the address.
-
-    Port 0 takes a free one. Raises ConfigError when the address cannot be listened on.
-    """
-    with listening(host, port) as listener:
-        config = uvicorn.Config(
-            create_app(kit),
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-        server = _Server(config, lambda: on_ready(_address(host, listener)))
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_on_signal, server)
-            await server.serve(sockets=[listener])
-            tasks.cancel_scope.cancel()
+    """Serve an opened kit on the socket until SIGINT or SIGTERM."""
+    config = uvicorn.Config(
+        create_app(kit),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = _Server(config, on_ready)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, server)
+        await server.serve(sockets=[listener])
+        tasks.cancel_scope.cancel()
 
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens on the address. Raises ConfigError."""
+    """A socket that listens on the address; port 0 takes a free one. Raises ConfigError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -82,6 +78,7 @@ async def _stop_on_signal(server: uvicorn.Server) -> None:
             server.should_exit = True
 
 
-def _address(host: str, listener: socket.socket) -> str:
+def address_of(listener: socket.socket, host: str) -> str:
+    """The URL of what listens there."""
     port = listener.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
