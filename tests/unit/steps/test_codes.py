@@ -54,9 +54,23 @@ def test_equal_labels_in_a_stack_are_all_counted() -> None:
     assert texts(stacked(gap_px=100)) == Counter([TEXT] * 4)
 
 
-@pytest.mark.xfail(reason="zxing merges equal bar codes nearer than half their length")
 def test_equal_labels_in_a_close_stack_are_all_counted() -> None:
     assert texts(stacked(gap_px=40)) == Counter([TEXT] * 4)
+
+
+@pytest.mark.parametrize("gap_px", [12, 20, 60])
+def test_labels_in_a_stack_are_counted_at_other_distances(gap_px: int) -> None:
+    assert texts(stacked(gap_px)) == Counter([TEXT] * 4)
+
+
+@pytest.mark.parametrize("row", [30, 60, 75])
+def test_a_crease_does_not_make_two_labels_of_one(row: int) -> None:
+    code = np.array(zxingcpp.create_barcode(TEXT, zxingcpp.BarcodeFormat.EAN13).to_image(scale=2))
+    label = cv2.copyMakeBorder(code, 60, 60, 60, 60, cv2.BORDER_CONSTANT, value=255)
+    label[60 + row : 60 + row + 3] = 255
+    assert texts(
+        ReadCodes()(Frame.from_pixels(np.asarray(label, np.uint8))).find(Codes)
+    ) == Counter([TEXT])
 
 
 def test_a_qr_code_is_read_at_any_angle() -> None:

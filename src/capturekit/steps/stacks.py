@@ -1,0 +1,99 @@
+"""Equal bar codes straight above each other, which the reader takes for one tall code.
+
+Labels repeat the same bars with something else in between. So every line of pixels across the
+read is compared with the bars: where lines do not show them for a while, one label ends.
+"""
+
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from capturekit.frame import Pixels, Point
+
+Polygon = tuple[Point, Point, Point, Point]
+
+SHOWS_BARS: Final = 0.5
+"""Correlation with the bars from which a line shows them. Lines of one label had 0.8 and more
+in made pictures down to JPEG quality 30; blank lines and digits stay under 0.4."""
+LEAST_GAP: Final = 0.03
+"""Of a code's length. Less is a crease or a scratch; printed labels have more white between."""
+LEAST_GAP_PX: Final = 3
+LEAST_LABEL: Final = 0.08
+"""Of a code's length. Bars that are lower than this are hardly printed, or are half a label."""
+ALIKE: Final = 0.6
+"""Lowest label by highest. Equal labels are equally high; the halves of one that glare cuts
+in two rarely are."""
+LONGEST_PX: Final = 512
+
+
+def labels(gray: Pixels, polygon: Polygon) -> list[Polygon]:
+    """The outline of each label in the outline of one read, top down; itself when it is one.
+
+    ``polygon`` is top left, top right, bottom right, bottom left as the code is read. Costs
+    about 0.1 ms.
+    """
+    lines = _lines(gray, polygon)
+    if lines is None:
+        return [polygon]
+    length, height = lines.shape[1], lines.shape[0]
+    runs = _runs(_shows_bars(lines), max(LEAST_GAP_PX, round(LEAST_GAP * length)))
+    runs = [(start, end) for start, end in runs if end - start >= LEAST_LABEL * length]
+    heights = [end - start for start, end in runs]
+    if len(runs) < 2 or min(heights) < ALIKE * max(heights):
+        return [polygon]
+    return [_part(polygon, start / height, end / height) for start, end in runs]
+
+
+def _lines(gray: Pixels, polygon: Polygon) -> NDArray[np.float32] | None:
+    """The read turned upright, one row a line of pixels; None when it is only a few lines."""
+    corners = np.array(polygon, np.float32)
+    length = float(np.linalg.norm(corners[1] - corners[0]))
+    height = float(np.linalg.norm(corners[3] - corners[0]))
+    scale = min(1.0, LONGEST_PX / max(length, 1.0))
+    size = (round(length * scale), round(height * scale))
+    if min(size) < 2 * LEAST_GAP_PX:
+        return None
+    upright = np.array([(0, 0), (size[0], 0), size, (0, size[1])], np.float32)
+    turn = cv2.getPerspectiveTransform(corners, upright)
+    turned = cv2.warpPerspective(gray, turn, size, flags=cv2.INTER_AREA)
+    return cv2.blur(turned, (3, 1)).astype(np.float32)
+
+
+def _shows_bars(lines: NDArray[np.float32]) -> NDArray[np.bool_]:
+    level = lines - lines.mean(axis=1, keepdims=True)
+    strength = np.sqrt((level**2).mean(axis=1))
+    # Bars are the strongest lines there are; their mean washes noise and digits out.
+    strong = strength >= 0.6 * np.percentile(strength, 90)
+    bars = level[strong].mean(axis=0)
+    norm = float(np.sqrt((bars**2).mean()))
+    likeness = (level * bars).mean(axis=1) / np.maximum(strength * norm, 1e-6)
+    least = 0.25 * float(np.median(strength[strong]))
+    return np.asarray((likeness >= SHOWS_BARS) & (strength >= least), np.bool_)
+
+
+def _runs(shown: NDArray[np.bool_], least_gap: int) -> list[tuple[int, int]]:
+    """Where bars begin and end, shorter interruptions than ``least_gap`` overlooked."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], shown, [False])).astype(np.int8)))
+    runs: list[tuple[int, int]] = []
+    for start, end in edges.reshape(-1, 2):
+        if runs and start - runs[-1][1] < least_gap:
+            runs[-1] = (runs[-1][0], int(end))
+        else:
+            runs.append((int(start), int(end)))
+    return runs
+
+
+def _part(polygon: Polygon, start: float, end: float) -> Polygon:
+    top_left, top_right, bottom_right, bottom_left = polygon
+    return (
+        _between(top_left, bottom_left, start),
+        _between(top_right, bottom_right, start),
+        _between(top_right, bottom_right, end),
+        _between(top_left, bottom_left, end),
+    )
+
+
+def _between(one: Point, other: Point, share: float) -> Point:
+    return (one[0] + share * (other[0] - one[0]), one[1] + share * (other[1] - one[1]))
