@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capturekit.frame import Pixels
-from capturekit.steps.stacks import Polygon
+from capturekit.steps.stacks import LEAST_GAP, LEAST_GAP_PX, Polygon
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -40,7 +40,12 @@ def profile(gray: Pixels, polygon: Polygon) -> Profile:
 
     The code is turned by the direction of its gradients: a read may be no more than one line.
     """
-    corners = np.array(polygon, np.float64)
+    rows, margin = _rows(gray, np.array(polygon, np.float64))
+    return Profile(np.asarray(_mean_row(rows), np.float64), margin)
+
+
+def _rows(gray: Pixels, corners: Floats) -> tuple[NDArray[np.float32], float]:
+    """Lines of a code turned upright, and the samples of margin at each of their ends."""
     along = _reading_direction(gray, corners)
     across = np.array([-along[1], along[0]])
     middle = corners.mean(axis=0)
@@ -53,8 +58,22 @@ def profile(gray: Pixels, polygon: Polygon) -> Profile:
     to_picture = np.column_stack((along / OVERSAMPLING, row, origin))
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     rows = cv2.warpAffine(gray, to_picture, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    levels = np.asarray(_mean_row(rows.astype(np.float32)), np.float64)
-    return Profile(levels, MARGIN * length * OVERSAMPLING)
+    return rows.astype(np.float32), MARGIN * length * OVERSAMPLING
+
+
+def are_one(gray: Pixels, upper: Polygon, lower: Polygon) -> bool:
+    """Whether the same bars go on from one read to the other: then both read one label."""
+    across = np.subtract(lower, upper).mean(axis=0)
+    length = float(np.linalg.norm(np.subtract(upper[1], upper[0])))
+    if float(np.linalg.norm(across)) > length:
+        return False
+    corners = np.array([upper[0], upper[1], lower[2], lower[3]], np.float64)
+    rows, _ = _rows(gray, corners)
+    normed = _normed(rows)
+    alike = normed @ _normed(_mean_row(rows)[np.newaxis])[0] > 0.6
+    edges = np.flatnonzero(np.diff(np.concatenate(([True], alike, [True])).astype(np.int8)))
+    longest = int(np.diff(edges)[::2].max(initial=0)) * float(np.linalg.norm(across)) / len(rows)
+    return longest < max(LEAST_GAP_PX, LEAST_GAP * length)
 
 
 def _reading_direction(gray: Pixels, corners: Floats) -> Floats:
@@ -116,18 +135,15 @@ def read_ean13(seen: Profile, asked: str) -> Reading:
 
     No pixel is made black or white, which is where bars of 2 px go wrong.
     """
-    best, best_asked, text = -np.inf, -np.inf, ""
-    for samples in _aligned(seen.levels, seen.margin):
-        for blur in _BLURS:
-            fits = _fits(samples, blur)
-            total = float(fits.max(axis=1).sum())
-            best_asked = max(best_asked, _fit_of(fits, asked))
-            if total > best:
-                best, text = total, _text(fits.argmax(axis=1).tolist())
-    return Reading(text, best - best_asked)
+    samples = _aligned(seen.levels, seen.margin)
+    fits = np.concatenate([_fits(samples, blur) for blur in _BLURS])
+    totals = fits.max(axis=2).sum(axis=1)
+    best = int(np.argmax(totals))
+    deficit = float(totals[best] - _fits_of(fits, asked).max())
+    return Reading(_text(fits[best].argmax(axis=1).tolist()), deficit)
 
 
-def _aligned(levels: Floats, margin: float) -> list[Floats]:
+def _aligned(levels: Floats, margin: float) -> Floats:
     """Samples of the 95 modules, for the ends at which the guard bars fit best; dark is high."""
     module = (len(levels) - 2 * margin) / 95
     shifts = np.arange(-2, 2.01, 0.25) * module
@@ -145,7 +161,7 @@ def _aligned(levels: Floats, margin: float) -> list[Floats]:
     everyone = np.arange(len(starts))
     fit = _unit(sampled(at[guards], everyone)) @ _unit(pattern)
     best = np.argsort(fit)[::-1][:_ALIGNMENTS]
-    return list(sampled(at, best))
+    return sampled(at, best)
 
 
 def _unit(values: Floats) -> Floats:
@@ -156,10 +172,11 @@ def _unit(values: Floats) -> Floats:
 def _fits(samples: Floats, blur: float) -> Floats:
     """For each of 12 digits its likeness to 20 patterns; on the right half only 10 can be."""
     left, right = _patterns(blur)
-    digits = 7 * _STEPS
-    first = _unit(samples[3 * _STEPS : 45 * _STEPS].reshape(6, digits)) @ left.T
-    second = _unit(samples[50 * _STEPS : 92 * _STEPS].reshape(6, digits)) @ right.T
-    return np.vstack((first, np.hstack((second, np.full((6, 10), -1.0)))))
+    shape = (len(samples), 6, 7 * _STEPS)
+    first = _unit(samples[:, 3 * _STEPS : 45 * _STEPS].reshape(shape)) @ left.T
+    second = _unit(samples[:, 50 * _STEPS : 92 * _STEPS].reshape(shape)) @ right.T
+    second = np.concatenate((second, np.full_like(second, -1)), axis=2)
+    return np.concatenate((first, second), axis=1)
 
 
 @functools.cache
@@ -181,10 +198,10 @@ def _blurred(modules: list[int], blur: float) -> Floats:
     return _unit(inner.reshape(7 * _STEPS, 4).mean(axis=1))
 
 
-def _fit_of(fits: Floats, text: str) -> float:
+def _fits_of(fits: Floats, text: str) -> Floats:
     parity = _PARITIES[int(text[0])] + "LLLLLL"
     columns = [int(digit) + 10 * (p == "G") for digit, p in zip(text[1:], parity, strict=True)]
-    return float(fits[np.arange(12), columns].sum())
+    return np.asarray(fits[:, np.arange(12), columns].sum(axis=1))
 
 
 def _text(columns: list[int]) -> str:

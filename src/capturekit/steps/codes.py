@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from capturekit.frame import Frame, Observation, Pixels, Point
 from capturekit.pipeline import Chainable
-from capturekit.steps.bars import profile, read_ean13
+from capturekit.steps.bars import are_one, profile, read_ean13
 from capturekit.steps.slant import slants
 from capturekit.steps.stacks import Polygon, labels
 
@@ -126,7 +126,7 @@ class ReadCodes(Chainable):
             read = (code for code in _ATTEMPTS[attempt](frame.gray, wanted, found) if code.text)
             single = (one for code in read for one in _labels(frame.gray, code))
             looked_at = [_looked_at_again(frame.gray, code) for code in _one_a_place(single)]
-            found = _one_a_place([*found, *looked_at])
+            found = _one_a_label(frame.gray, _one_a_place([*found, *looked_at]))
         seen = (self._observation(code) for code in found)
         return frame.having(Codes(tuple(found))).observing(*seen)
 
@@ -225,6 +225,16 @@ def _one_a_place(codes: Iterable[Code]) -> list[Code]:
         if not any(_lies_on(code, other) for other in kept):
             kept.append(code)
     return sorted(kept, key=lambda code: min((y, x) for x, y in code.polygon))
+
+
+def _one_a_label(gray: Pixels, codes: Iterable[Code]) -> list[Code]:
+    """Of equal bar codes read on two lines of one label the first."""
+    kept: list[Code] = []
+    for code in codes:
+        equal = (other for other in kept if other.text == code.text and code.format not in MATRIX)
+        if not any(are_one(gray, other.polygon, code.polygon) for other in equal):
+            kept.append(code)
+    return kept
 
 
 def _area(code: Code) -> float:
