@@ -3,7 +3,7 @@
 So every code must be found, however it is turned, and each exactly once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,8 +14,6 @@ from pydantic import JsonValue
 
 from capturekit.frame import Frame, Observation, Pixels, Point
 from capturekit.pipeline import Chainable
-from capturekit.steps.bars import are_one, profile, read_ean13
-from capturekit.steps.slant import slants
 from capturekit.steps.stacks import Polygon, labels
 
 RETAIL = ("EAN13", "EAN8", "UPCA", "UPCE", "Code128", "QRCode")
@@ -27,14 +25,6 @@ MATRIX = frozenset({"QRCode", "MicroQRCode", "DataMatrix", "Aztec", "PDF417", "M
 SAME_PLACE_PX = 2
 """How far the middle of a read may lie outside another and still be the same code: a bar code
 found by a single scan line has no height. Two labels are never that near."""
-
-DOUBTFUL = 0.4
-"""Confidence of a read that the second look does not bear out. It is under the ledger's
-threshold, so the read waits for a person and changes no stock."""
-
-MAX_DEFICIT = 0.3
-"""How much worse than the best digits those of a certain EAN-13 may fit. Of 1,150 made labels
-at 2 to 2.5 px, the 1,117 read right had at most 0.22 and the 33 read wrong at least 0.39."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +39,6 @@ class Code:
     """Its corners in pixels of the upright picture, in order around it."""
     attempt: str
     """The attempt that read it."""
-    confidence: float = 1.0
-    """1, or ``DOUBTFUL`` where the second look at a bar code differs."""
 
     def as_json(self) -> dict[str, JsonValue]:
         """As one entry of ``codes``."""
@@ -59,7 +47,6 @@ class Code:
             "text": self.text,
             "polygon": [[x, y] for x, y in self.polygon],
             "attempt": self.attempt,
-            "confidence": self.confidence,
         }
 
 
@@ -84,31 +71,25 @@ class Codes:
 
 @dataclass(frozen=True, slots=True)
 class ReadCodes(Chainable):
-    """Finds ``Codes``, and observes each: quantity 1, confidence 1 or ``DOUBTFUL``.
+    """Finds ``Codes``, and observes each: quantity 1, confidence 1.
 
     All attempts run, and what is read twice in one place counts once:
 
-    - ``default`` reads codes upright, turned by quarters, small, large and inverted. Bar codes
-      are read when tilted by up to 20 degrees if their narrowest bars have 3 px, by 10 at
-      2 px; QR codes at any angle.
-    - ``slanted`` turns what looks like bars at other angles, and was not read, upright.
-    - ``fast`` reads only what stands upright or on its head, dark on light.
-
-    An EAN-13 is looked at a second time (``bars``). When its bars do not fit its digits it is
-    doubtful, and has the digits that fit if those make an EAN-13.
+    - ``default`` reads codes upright, turned by quarters, small, large and inverted: 10 ms
+      at 1600 x 1200. Bar codes are read when tilted by up to 20 degrees if their narrowest
+      bars have 3 px, by 10 at 2 px; QR codes at any angle.
+    - ``fast`` reads only what stands upright or on its head, dark on light: 4 ms.
 
     zxing takes equal bar codes straight above each other, with less than half their length
     between them, for one; ``stacks`` tells them apart again when at least 3 % of their length
     is between them.
-
-    Measured by ``tests/benchmarks/bench_codes.py``, which prints costs and rates.
     """
 
     name: ClassVar[str] = "codes"
     version: ClassVar[int] = 2
 
     formats: tuple[str, ...] = RETAIL
-    attempts: tuple[str, ...] = ("default", "slanted")
+    attempts: tuple[str, ...] = ("default",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "formats", tuple(self.formats))
@@ -121,22 +102,19 @@ class ReadCodes(Chainable):
     def __call__(self, frame: Frame) -> Frame:
         """Reads ``frame.gray``."""
         wanted = _formats(self.formats)
-        found: list[Code] = []
-        for attempt in self.attempts:
-            read = (code for code in _ATTEMPTS[attempt](frame.gray, wanted, found) if code.text)
-            single = (one for code in read for one in _labels(frame.gray, code))
-            looked_at = [_looked_at_again(frame.gray, code) for code in _one_a_place(single)]
-            found = _one_a_label(frame.gray, _one_a_place([*found, *looked_at]))
+        read = [
+            _code(barcode, attempt)
+            for attempt in self.attempts
+            for barcode in _ATTEMPTS[attempt](frame.gray, wanted)
+        ]
+        single = (one for code in read if code.text for one in _labels(frame.gray, code))
+        found = _one_a_place(single)
         seen = (self._observation(code) for code in found)
         return frame.having(Codes(tuple(found))).observing(*seen)
 
     def _observation(self, code: Code) -> Observation:
         return Observation(
-            analyser=self.name,
-            code=code.text,
-            quantity=1,
-            confidence=code.confidence,
-            box=code.polygon,
+            analyser=self.name, code=code.text, quantity=1, confidence=1.0, box=code.polygon
         )
 
 
@@ -150,52 +128,20 @@ def _formats(names: Iterable[str]) -> zxingcpp.BarcodeFormats:
         raise ValueError(f"{text!r} names a format that is not known: {error}") from error
 
 
-def _read_all_ways(
-    gray: Pixels, formats: zxingcpp.BarcodeFormats, _known: Sequence[Code]
-) -> Iterable[Code]:
-    return [_code(each, "default") for each in zxingcpp.read_barcodes(gray, formats=formats)]
+def _read_all_ways(gray: Pixels, formats: zxingcpp.BarcodeFormats) -> Iterable[zxingcpp.Barcode]:
+    return zxingcpp.read_barcodes(gray, formats=formats)
 
 
-def _read_upright(
-    gray: Pixels, formats: zxingcpp.BarcodeFormats, _known: Sequence[Code]
-) -> Iterable[Code]:
-    read = zxingcpp.read_barcodes(
+def _read_upright(gray: Pixels, formats: zxingcpp.BarcodeFormats) -> Iterable[zxingcpp.Barcode]:
+    return zxingcpp.read_barcodes(
         gray, formats=formats, try_rotate=False, try_downscale=False, try_invert=False
     )
-    return [_code(each, "fast") for each in read]
 
 
-def _read_slanted(
-    gray: Pixels, formats: zxingcpp.BarcodeFormats, known: Sequence[Code]
-) -> Iterable[Code]:
-    for slant in slants(gray, (code.polygon for code in known)):
-        pixels, back = slant.turned(gray)
-        for each in zxingcpp.read_barcodes(pixels, formats=formats, try_invert=False):
-            code = _code(each, "slanted")
-            there = np.array(code.polygon) @ back[:, :2].T + back[:, 2]
-            first, second, third, fourth = ((float(x), float(y)) for x, y in there)
-            yield replace(code, polygon=(first, second, third, fourth))
-
-
-_ATTEMPTS: dict[
-    str, Callable[[Pixels, zxingcpp.BarcodeFormats, Sequence[Code]], Iterable[Code]]
-] = {"default": _read_all_ways, "slanted": _read_slanted, "fast": _read_upright}
-
-
-def _looked_at_again(gray: Pixels, code: Code) -> Code:
-    """The code; with the digits that fit its bars, and doubtful, where those read do not."""
-    if code.format != "EAN13":
-        return code
-    again = read_ean13(profile(gray, code.polygon), code.text)
-    if again.deficit <= MAX_DEFICIT:
-        return code
-    return replace(code, text=again.text or code.text, confidence=DOUBTFUL)
-
-
-def _labels(gray: Pixels, code: Code) -> list[Code]:
-    if code.format in MATRIX:
-        return [code]
-    return [replace(code, polygon=polygon) for polygon in labels(gray, code.polygon)]
+_ATTEMPTS: dict[str, Callable[[Pixels, zxingcpp.BarcodeFormats], Iterable[zxingcpp.Barcode]]] = {
+    "default": _read_all_ways,
+    "fast": _read_upright,
+}
 
 
 def _code(barcode: zxingcpp.Barcode, attempt: str) -> Code:
@@ -209,32 +155,28 @@ def _code(barcode: zxingcpp.Barcode, attempt: str) -> Code:
     return Code(barcode.format.name, barcode.text, polygon, attempt)
 
 
+def _labels(gray: Pixels, code: Code) -> list[Code]:
+    if code.format in MATRIX:
+        return [code]
+    return [replace(code, polygon=polygon) for polygon in labels(gray, code.polygon)]
+
+
 def _point(point: zxingcpp.Point) -> Point:
     return (float(point.x), float(point.y))
 
 
 def _one_a_place(codes: Iterable[Code]) -> list[Code]:
-    """Of reads that lie on each other the surest and largest, from the top down.
+    """Of reads that lie on each other the largest, from the top down.
 
     One place holds one code: two attempts may both read it, and zxing reads some tilted
     Code 128 twice, once wrongly and with the right check digit. More scan lines agree on
     the larger read; in all such cases seen it was the right one.
     """
     kept: list[Code] = []
-    for code in sorted(codes, key=lambda code: (code.confidence, _area(code)), reverse=True):
+    for code in sorted(codes, key=_area, reverse=True):
         if not any(_lies_on(code, other) for other in kept):
             kept.append(code)
     return sorted(kept, key=lambda code: min((y, x) for x, y in code.polygon))
-
-
-def _one_a_label(gray: Pixels, codes: Iterable[Code]) -> list[Code]:
-    """Of equal bar codes read on two lines of one label the first."""
-    kept: list[Code] = []
-    for code in codes:
-        equal = (other for other in kept if other.text == code.text and code.format not in MATRIX)
-        if not any(are_one(gray, other.polygon, code.polygon) for other in equal):
-            kept.append(code)
-    return kept
 
 
 def _area(code: Code) -> float:
