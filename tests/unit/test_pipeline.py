@@ -244,8 +244,7 @@ def test_a_result_has_the_shape_that_others_read() -> None:
     assert isinstance(code, dict)
     assert isinstance(seen, dict)
     polygon = code["polygon"]
-    read = {"format": "EAN13", "text": text, "polygon": polygon, "attempt": "default"}
-    assert code == {**read, "confidence": 1.0}
+    assert code == {"format": "EAN13", "text": text, "polygon": polygon, "attempt": "default"}
     assert (seen["code"], seen["quantity"], seen["confidence"]) == (text, 1, 1.0)
     assert seen["box"] == polygon
     assert [set(step) for step in steps if isinstance(step, dict)] == [{"name", "ms", "error"}] * 3
