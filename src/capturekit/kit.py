@@ -19,7 +19,7 @@ from capturekit.blobs import FileBlobs
 from capturekit.database import Connection, Database
 from capturekit.datafolder import ServerLock, make_folder
 from capturekit.errors import CaptureKitError, ConfigError, Conflict, QueueFull
-from capturekit.frame import PictureInfo, verify
+from capturekit.picture import PictureInfo, verify
 from capturekit.pipeline import ProcessingPipeline, load_pipeline
 from capturekit.processing import JOB_KIND, JobLimits, Processing
 from capturekit.queue.base import QueueBackend

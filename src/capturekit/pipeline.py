@@ -24,13 +24,11 @@ import anyio.to_thread
 from pydantic import JsonValue
 
 from capturekit.errors import CaptureKitError, ConfigError, ImageError, TooManyBytes
-from capturekit.frame import (
+from capturekit.frame import Derived, Frame, Observation
+from capturekit.picture import (
     DECODE_VERSION,
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_PIXELS,
-    Derived,
-    Frame,
-    Observation,
     OnDamage,
     PictureInfo,
 )

@@ -20,7 +20,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from capturekit.frame import verify
+from capturekit.picture import verify
 from capturekit.pipeline import ProcessingPipeline
 from capturekit.steps import default_pipeline
 from tests.pictures import Label, ean13, jpeg, shelf

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import zxingcpp
 
-from capturekit.frame import Frame, Pixels
+from capturekit.frame import Frame
+from capturekit.picture import Pixels
 from capturekit.steps.codes import ReadCodes
 
 TEXTS = {"EAN13": "4006381333931", "EAN8": "96385074", "Code128": "BOX-1754"}

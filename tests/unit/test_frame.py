@@ -20,7 +20,8 @@ from capturekit.errors import (
     TooManyPixels,
     UnsupportedFormat,
 )
-from capturekit.frame import Frame, MissingFinding, Observation, inspect, shrink, verify
+from capturekit.frame import Frame, MissingFinding, Observation, shrink
+from capturekit.picture import inspect, verify
 from tests.made_pictures import huge_png
 from tests.pictures import FORMATS, Label, ean13, encoded, jpeg, shelf, small, turned
 

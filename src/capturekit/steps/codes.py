@@ -12,7 +12,8 @@ import numpy as np
 import zxingcpp
 from pydantic import JsonValue
 
-from capturekit.frame import Frame, Observation, Pixels, Point
+from capturekit.frame import Frame, Observation, Point
+from capturekit.picture import Pixels
 from capturekit.pipeline import Chainable
 from capturekit.steps.stacks import Polygon, labels
 

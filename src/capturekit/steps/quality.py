@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from pydantic import JsonValue
 
-from capturekit.frame import Frame, Pixels
+from capturekit.frame import Frame
+from capturekit.picture import Pixels
 from capturekit.pipeline import Chainable
 
 LONG_SIDE = 640

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from capturekit.frame import Pixels, Point
+from capturekit.frame import Point
+from capturekit.picture import Pixels
 
 Polygon = tuple[Point, Point, Point, Point]
 

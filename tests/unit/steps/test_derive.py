@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from capturekit.frame import Frame, inspect
+from capturekit.frame import Frame
+from capturekit.picture import inspect
 from capturekit.pipeline import ProcessingPipeline
 from capturekit.steps import MakeThumbnail
 from tests.pictures import Label, ean13, jpeg, shelf, small, turned
