@@ -67,6 +67,17 @@ class Observation(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """A polygon to draw on the picture, with a word beside it."""
+
+    polygon: tuple[Point, ...]
+    """In pixels of the upright picture, x to the right and y down."""
+    label: str
+    kind: str
+    """Chooses the colour: ``code``, ``object``, ``zone``, or a word of your own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Derived:
     """A picture made from a frame, encoded, without any of the original's metadata."""
 

@@ -24,7 +24,7 @@ import anyio.to_thread
 from pydantic import JsonValue
 
 from capturekit.errors import CaptureKitError, ConfigError, ImageError, TooManyBytes
-from capturekit.frame import Derived, Frame, Observation
+from capturekit.frame import Derived, Frame, Observation, Outline
 from capturekit.picture import (
     DECODE_VERSION,
     DEFAULT_MAX_BYTES,
@@ -65,6 +65,43 @@ class Reported(Protocol):
     def as_json(self) -> JsonValue:
         """The value under that key."""
         ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A finding that ``Result.draw`` puts on the picture."""
+
+    def outlines(self) -> Iterable[Outline]:
+        """What to draw."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file whose content decides a step's answers: a model, a prompt, a table.
+
+    Reads the file when made. Raises ConfigError when it cannot be read, or when it is not
+    the content that ``sha256`` names. Its place is not part of a pipeline's fingerprint.
+    """
+
+    path: Path
+    sha256: str = ""
+    """In hex; computed when not given."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+        try:
+            found = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ConfigError(f"the model cannot be read: {error}") from error
+        if self.sha256 not in ("", found):
+            raise ConfigError(f"{self.path} has SHA-256 {found}, not {self.sha256}")
+        object.__setattr__(self, "sha256", found)
+
+    @property
+    def fingerprint(self) -> str:
+        """What stands for this file in a pipeline's fingerprint."""
+        return self.sha256
 
 
 class Stopped(CaptureKitError):
