@@ -93,7 +93,7 @@ class _Shared:
     Two threads that ask at once may both compute the same value; either is right.
     """
 
-    __slots__ = ("_made", "_read_colour", "_sha256", "reference", "shown", "source")
+    __slots__ = ("_made", "_read_colour", "_sha256", "source")
 
     def __init__(self, picture: Picture, source: bytes | None = None) -> None:
         name = "gray" if picture.pixels.ndim == 2 else "bgr"
@@ -101,8 +101,6 @@ class _Shared:
         self._read_colour = picture.read_colour
         self._sha256: str | None = None
         self.source = source
-        self.reference: Reference | None = None
-        self.shown: list[tuple[str, Pixels]] | None = None
 
     def get(self, name: str) -> Pixels:
         made = self._made.get(name)
@@ -142,9 +140,9 @@ class _Shared:
 _REPRESENTATION = re.compile(r"(gray|bgr)(?:_(half|quarter|[1-9]\d{0,4}))?")
 
 
-def is_representation(name: str) -> bool:
+def is_representation(name: object) -> bool:
     """Whether ``Frame.picture`` knows this name."""
-    return _REPRESENTATION.fullmatch(name) is not None
+    return isinstance(name, str) and _REPRESENTATION.fullmatch(name) is not None
 
 
 def made_from(name: str) -> tuple[str, ...]:
@@ -190,6 +188,9 @@ class Frame:
     derived: Mapping[str, Derived]
     """Pictures made from this one, by name, such as ``thumbnail``."""
     _shared: _Shared = field(repr=False)
+    reference: Reference | None = field(default=None, repr=False)
+    """What to compare with, when the caller of the pipeline gave it."""
+    _shown: list[tuple[str, Pixels]] | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -285,11 +286,6 @@ class Frame:
         """Colour whose longer side was scaled down to ``long_side`` pixels; never scaled up."""
         return self._shared.get(f"bgr_{long_side}")
 
-    @property
-    def reference(self) -> Reference | None:
-        """What to compare with, when the caller of the pipeline gave it."""
-        return self._shared.reference
-
     def forget(self, *names: str) -> None:
         """Free representations; one that is asked for again is made again.
 
@@ -300,8 +296,19 @@ class Frame:
 
     def show(self, name: str, pixels: Pixels) -> None:
         """Leave an intermediate picture, gray or BGR, for a trace; costs nothing without one."""
-        if self._shared.shown is not None:
-            self._shared.shown.append((name, pixels.copy()))
+        if self._shown is not None:
+            self._shown.append((name, pixels.copy()))
+
+    def for_run(self, reference: Reference | None, *, is_traced: bool) -> "Frame":
+        """The same picture, with what one run compares it with and a place for its trace."""
+        return replace(self, reference=reference, _shown=[] if is_traced else None)
+
+    def take_shown(self) -> list[tuple[str, Pixels]]:
+        """What was shown since this was last asked."""
+        taken = list(self._shown or ())
+        if self._shown:
+            self._shown.clear()
+        return taken
 
     def having(self, finding: object) -> "Frame":
         """The same picture with one finding more; one of the same type is replaced."""

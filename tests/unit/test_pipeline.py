@@ -179,7 +179,7 @@ def test_equal_pipelines_have_equal_fingerprints() -> None:
 def test_whatever_decides_the_answer_is_in_the_fingerprint() -> None:
     different = [
         ProcessingPipeline(),
-        ProcessingPipeline(colour=False),
+        ProcessingPipeline(colour=True),
         ProcessingPipeline(on_damage="flag"),
         ProcessingPipeline(max_pixels=1_000_000),
         ProcessingPipeline(max_bytes=1_000_000),

@@ -1,0 +1,365 @@
+"""Steps in a row over one picture: run, time, isolate errors, and tell what ran."""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+
+from capturekit.errors import CaptureKitError, ImageError, TooManyBytes
+from capturekit.frame import Frame, Reference
+from capturekit.picture import DECODE_VERSION, DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS, OnDamage
+from capturekit.pipeline import batch, form
+from capturekit.pipeline.explain import Explanation, explain
+from capturekit.pipeline.fingerprint import FINGERPRINT_FORMAT, described_stage, fingerprint
+from capturekit.pipeline.plan import Plan, PlannedStage, make_plan
+from capturekit.pipeline.result import (
+    DeadlineExceeded,
+    Result,
+    RunError,
+    Source,
+    StepReport,
+    Stopped,
+    TracedPicture,
+)
+from capturekit.pipeline.step import Json, Step, declared, staged
+
+logger = logging.getLogger("capturekit.pipeline")
+
+MAX_LATE_STEPS: Final = 8
+"""Steps past their deadline that may still run in this process. With more, stages that have a
+deadline fail at once, so that a hanging step cannot fill the memory with threads."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class ProcessingPipeline:
+    """Steps in a row. Immutable; one may be shared by threads, and sent to processes.
+
+    Join with ``|``. ``on_damage``, ``max_bytes`` and ``max_pixels`` are as for ``Frame.open``.
+    Raises MissingNeed when a step needs what no step before it gives, TypeError for what is
+    no step or has a parameter that a fingerprint cannot hold.
+    """
+
+    steps: tuple[Step, ...] = ()
+    """Steps and stages, as given."""
+    on_damage: OnDamage = field(default="refuse", kw_only=True)
+    max_bytes: int = field(default=DEFAULT_MAX_BYTES, kw_only=True)
+    max_pixels: int = field(default=DEFAULT_MAX_PIXELS, kw_only=True)
+    colour: bool | None = field(default=None, kw_only=True)
+    """Whether to decode to colour or straight to luma; None asks what the steps read."""
+    clock: Callable[[], float] = field(default=time.perf_counter, kw_only=True, compare=False)
+    """Seconds, for the steps' times only."""
+    fingerprint: str = field(init=False)
+    """SHA-256 in hex of what decides the answers: the steps' names, versions, parameters and
+    models, their stages, and the decode settings. The same in every process; other when any of
+    them is. Versions of the libraries below are not in it: two hosts that differ in a patch
+    release would not know each other's runs."""
+    _plan: Plan = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        steps = tuple(self.steps)
+        plan = make_plan([staged(step) for step in steps], colour=self.colour)
+        object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "_plan", plan)
+        object.__setattr__(self, "fingerprint", fingerprint(self.described()))
+
+    def described(self) -> Json:
+        """What the fingerprint is made of, to look at or to compare two pipelines."""
+        return {
+            "format": FINGERPRINT_FORMAT,
+            "decode": {
+                "version": DECODE_VERSION,
+                "on_damage": self.on_damage,
+                "max_bytes": self.max_bytes,
+                "max_pixels": self.max_pixels,
+                "colour": self._plan.colour,
+            },
+            "steps": [described_stage(stage) for stage in self._plan.stages],
+        }
+
+    @property
+    def wants_reference(self) -> bool:
+        """Whether a step compares with a ``Reference``, which the caller of ``run`` may give."""
+        return any(
+            Reference in (declared(stage.step, "wants") or ()) for stage in self._plan.stages
+        )
+
+    def __or__(self, after: "Step | ProcessingPipeline") -> "ProcessingPipeline":
+        if not isinstance(after, ProcessingPipeline):
+            return dataclasses.replace(self, steps=(*self.steps, after))
+        if self.steps and self._decoding() != after._decoding():
+            raise ValueError("the two pipelines decode differently; build one from their steps")
+        return dataclasses.replace(after, steps=(*self.steps, *after.steps))
+
+    def __ror__(self, before: Step) -> "ProcessingPipeline":
+        return dataclasses.replace(self, steps=(before, *self.steps))
+
+    def _decoding(self) -> tuple[object, ...]:
+        return (self.on_damage, self.max_bytes, self.max_pixels, self.colour)
+
+    # Running
+
+    def run(
+        self,
+        source: Source,
+        *,
+        should_stop: Callable[[], bool] = _never,
+        reference: Reference | None = None,
+        trace: bool = False,
+    ) -> Result:
+        """Decode, ask every step, and report. Blocks; releases the GIL most of the time.
+
+        ``should_stop`` is asked before decoding and before each step; once true the run ends
+        with the error ``Stopped``. ``reference`` is what a change step compares with.
+        ``trace`` keeps intermediate pictures, at the cost of their memory. Nothing about the
+        picture, the file or a step is raised.
+        """
+        result = Result(self.fingerprint, None, None, source=source)
+        if should_stop():
+            return dataclasses.replace(result, error=RunError.of(Stopped("before decoding")))
+        started = self.clock()
+        try:
+            data = _read(source, self.max_bytes) if isinstance(source, Path) else source
+            if isinstance(data, bytes):
+                result = dataclasses.replace(result, sha256=hashlib.sha256(data).hexdigest())
+            frame = data if isinstance(data, Frame) else self._open(data)
+        except (ImageError, OSError) as error:
+            return dataclasses.replace(result, error=RunError.of(error))
+        decode_ms = (self.clock() - started) * 1e3
+        run = _Run(
+            frame.for_run(reference, is_traced=trace),
+            self.clock,
+            should_stop,
+            is_traced=trace,
+            may_free=frame is not source,
+        )
+        run.ask(self._plan.stages)
+        return dataclasses.replace(run.result(result), decode_ms=decode_ms)
+
+    async def arun(
+        self,
+        source: Source,
+        *,
+        should_stop: Callable[[], bool] = _never,
+        reference: Reference | None = None,
+        trace: bool = False,
+    ) -> Result:
+        """``run`` in a worker thread. When cancelled, the step that runs ends in its own time."""
+        work = functools.partial(
+            self.run, source, should_stop=should_stop, reference=reference, trace=trace
+        )
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+    def map(
+        self,
+        sources: Iterable[Source],
+        *,
+        workers: int | None = None,
+        mode: batch.Mode = "threads",
+        ordered: bool = True,
+        progress: Callable[[int], None] | None = None,
+        should_stop: Callable[[], bool] = _never,
+    ) -> Iterator[Result]:
+        """Run over many pictures at once; a result each, in their order or as they are done.
+
+        Sources are read from as results are taken, a few ahead: any number will do.
+        ``Result.source`` tells which is which. ``workers`` is one per CPU unless given.
+        ``progress`` is called with the number of results so far. Closing the iterator ends
+        the work after the running steps.
+
+        ``mode="threads"`` suits steps that leave Python while they work, as all of ours do.
+        ``"processes"`` suits steps in pure Python, and outlives one that kills its process
+        (its picture's error is WorkerDied). The pipeline and its results must then pickle,
+        and a script that starts it needs the usual ``if __name__ == "__main__"``.
+        """
+        return batch.run_many(
+            self,
+            sources,
+            workers=workers,
+            mode=mode,
+            ordered=ordered,
+            progress=progress,
+            should_stop=should_stop,
+        )
+
+    # Looking at it
+
+    def explain(self, source: Source | None = None, *, rounds: int = 3) -> Explanation:
+        """What would run, on which representations, and at what cost; print it.
+
+        With a source it is run ``rounds`` times and the costs are medians measured on it;
+        without, they are what the steps say of themselves, and nothing runs.
+        """
+        return explain(self, self._plan, source, rounds)
+
+    def as_json(self) -> Json:
+        """The pipeline as a document that ``from_json`` reads, on any machine.
+
+        Raises TypeError, naming the step, for one that cannot be written: a closure, or a
+        class whose parameters are no plain values.
+        """
+        return form.document_of(self)
+
+    @classmethod
+    def from_json(cls, document: Json | str) -> "ProcessingPipeline":
+        """The pipeline of a document, as an object or as text.
+
+        Raises ConfigError. A document names code to import: read only those you trust.
+        """
+        return cls(**form.read_document(document))
+
+    def _open(self, data: bytes) -> Frame:
+        return Frame.open(
+            data,
+            max_bytes=self.max_bytes,
+            max_pixels=self.max_pixels,
+            on_damage=self.on_damage,
+            colour=self._plan.colour,
+        )
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        frame: Frame,
+        clock: Callable[[], float],
+        should_stop: Callable[[], bool],
+        *,
+        is_traced: bool,
+        may_free: bool,
+    ) -> None:
+        self._frame = frame
+        self._clock = clock
+        self._should_stop = should_stop
+        self._trace: list[TracedPicture] | None = [] if is_traced else None
+        self._may_free = may_free
+        self._reports: list[StepReport] = []
+        self._degraded: list[str] = []
+        self._error: RunError | None = None
+
+    def ask(self, stages: Iterable[PlannedStage]) -> None:
+        for stage in stages:
+            if self._should_stop():
+                stopped = Stopped(f"stopped before step {stage.name!r}")
+                self._error = RunError.of(stopped, stage.name)
+                return
+            self._ask_one(stage)
+            if self._error is not None:
+                return
+            if stage.frees and self._may_free:
+                self._frame.forget(*stage.frees)
+
+    def _ask_one(self, stage: PlannedStage) -> None:
+        failed = skipped = None
+        started = self._clock()
+        try:
+            if stage.when is not None and not stage.when(self._frame):
+                skipped = f"not so: {getattr(stage.when, '__name__', stage.when)}"
+            else:
+                self._frame = self._answer(stage)
+        except Exception as error:  # a step may fail in any way; the run must report it
+            logger.debug("step %s failed", stage.name, exc_info=True)
+            failed = RunError.of(error, stage.name)
+            self._fail(stage, failed)
+        ms = (self._clock() - started) * 1e3
+        self._reports.append(StepReport(stage.name, ms, failed, skipped))
+
+    def _answer(self, stage: PlannedStage) -> Frame:
+        before = self._frame
+        if stage.deadline_s is None:
+            after = stage.step(before)
+        else:
+            after = _in_time(functools.partial(stage.step, before), stage.deadline_s)
+        if not isinstance(after, Frame):
+            raise TypeError(f"the step returned {type(after).__name__}, not a Frame")
+        if self._trace is not None:
+            self._trace.extend(self._traced(stage, after, {shot.name for shot in self._trace}))
+        return after
+
+    def _fail(self, stage: PlannedStage, failed: RunError) -> None:
+        if stage.on_error == "fail":
+            self._error = failed
+        elif stage.on_error == "degrade":
+            self._degraded.append(stage.name)
+
+    def _traced(
+        self, stage: PlannedStage, frame: Frame, known: set[str]
+    ) -> Iterator[TracedPicture]:
+        for name in stage.reads or ():
+            if name not in known:
+                yield TracedPicture(stage.name, name, frame.picture(name))
+        for name, pixels in frame.take_shown():
+            yield TracedPicture(stage.name, name, pixels)
+
+    def result(self, base: Result) -> Result:
+        frame = self._frame
+        return dataclasses.replace(
+            base,
+            sha256=base.sha256 or frame.sha256,
+            info=frame.info,
+            findings=frame.findings,
+            observations=frame.observations,
+            derived=frame.derived,
+            steps=tuple(self._reports),
+            error=self._error,
+            trace=tuple(self._trace or ()),
+            degraded=tuple(self._degraded),
+        )
+
+
+# Deadlines
+
+_late_steps = threading.BoundedSemaphore(MAX_LATE_STEPS)
+
+
+class TooManyLateSteps(CaptureKitError):
+    """Steps past their deadline still run, too many to start another that may hang."""
+
+
+def _in_time(work: Callable[[], Frame], deadline_s: float) -> Frame:
+    """The work's answer, from a thread of its own that is left behind when it is late."""
+    if not _late_steps.acquire(blocking=False):
+        raise TooManyLateSteps(f"{MAX_LATE_STEPS} steps with a deadline run already")
+    answers: list[Frame | BaseException] = []
+
+    def answer() -> None:
+        try:
+            answers.append(work())
+        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+            answers.append(error)
+        finally:
+            _late_steps.release()
+
+    thread = threading.Thread(target=answer, daemon=True, name="step-with-deadline")
+    thread.start()
+    thread.join(deadline_s)
+    if not answers:
+        raise DeadlineExceeded(deadline_s)
+    if isinstance(answers[0], BaseException):
+        raise answers[0]
+    return answers[0]
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    # A pipe would wait for its writer for ever; a device might never end.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is not a regular file")
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise TooManyBytes(max_bytes)
+    return data
