@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import anyio
-from pydantic import JsonValue
+import anyio.to_thread
+from pydantic import JsonValue, TypeAdapter
 
 from capturekit.blobs import Blobs
-from capturekit.errors import LeaseLost, Permanent, Retryable, UnknownJob
+from capturekit.errors import LeaseLost, Permanent, RateLimited, Retryable, UnknownJob
+from capturekit.frame import Frame, Observation, Reference
+from capturekit.picture import Pixels
 from capturekit.pipeline import ProcessingPipeline, Result, RunError
 from capturekit.queue.base import (
     CancelOutcome,
@@ -27,7 +30,7 @@ from capturekit.queue.base import (
     RetryPolicy,
 )
 from capturekit.steps.quality import Verdict
-from capturekit.store import Capture, CaptureState, RunRecord, Store
+from capturekit.store import Capture, CaptureState, Run, RunRecord, Store
 from capturekit.worker import JobContext
 
 logger = logging.getLogger("capturekit.processing")
@@ -47,6 +50,22 @@ class StepFailed(Retryable):
 
     def __init__(self, message: str, step: str) -> None:
         super().__init__(message)
+        self.step = step
+
+
+class StepGaveUp(Permanent):
+    """A step of the pipeline says that trying again cannot help; ``step`` is its name."""
+
+    def __init__(self, message: str, step: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class StepMustWait(RateLimited):
+    """A step of the pipeline may not go on before ``retry_after_s``; ``step`` is its name."""
+
+    def __init__(self, message: str, retry_after_s: float, step: str) -> None:
+        super().__init__(message, retry_after_s)
         self.step = step
 
 
@@ -159,8 +178,11 @@ class Processing:
 
     async def _run(self, capture: Capture, context: JobContext) -> RunRecord:
         content = await self._blobs.get(capture.sha256)
+        reference = await self._reference(capture) if self._pipeline.wants_reference else None
         started_at = self._clock()
-        result = await self._pipeline.arun(content, should_stop=context.should_stop)
+        result = await self._pipeline.arun(
+            content, should_stop=context.should_stop, reference=reference
+        )
         if result.error is not None:
             raise _failure(result.error)
         found = result.as_json()
@@ -171,8 +193,44 @@ class Processing:
             result=found,
             observations=result.observations,
             thumbnail=await self._keep_thumbnail(result),
-            is_blind=_is_blind(found),
+            is_blind=bool(result.degraded) or _is_blind(found),
         )
+
+    async def _reference(self, capture: Capture) -> Reference | None:
+        """The device's last picture before this one that was analysed in full.
+
+        None when there is none, or it was too poor: then this one is analysed in full.
+        """
+        before = await self._store.captures.run_before(capture, self._pipeline.fingerprint)
+        if before is not None and (analysed := _carried_from(before[1])) is not None:
+            # That run was itself spared: what it was compared with is what still holds.
+            before = await self._analysed(analysed)
+        if before is None or _is_blind(before[1].result) or before[1].result.get("degraded"):
+            return None
+        content = await self._blobs.get(before[0].sha256)
+        seen = before[1].result.get("observations")
+        return Reference(
+            id=before[0].id,
+            gray=await anyio.to_thread.run_sync(self._luma, content),
+            observations=TypeAdapter(tuple[Observation, ...]).validate_python(seen),
+        )
+
+    def _luma(self, content: bytes) -> Pixels:
+        limits = self._pipeline
+        return Frame.open(
+            content,
+            max_bytes=limits.max_bytes,
+            max_pixels=limits.max_pixels,
+            on_damage=limits.on_damage,
+            colour=False,
+        ).gray
+
+    async def _analysed(self, capture_id: str) -> tuple[Capture, Run] | None:
+        captures = self._store.captures
+        run = await captures.current_run(capture_id)
+        if run is None or run.fingerprint != self._pipeline.fingerprint:
+            return None
+        return await captures.get(capture_id), run
 
     async def _keep_thumbnail(self, result: Result) -> str | None:
         thumbnail = result.derived.get("thumbnail")
@@ -226,7 +284,22 @@ class Processing:
 
 def _failure(error: RunError) -> Exception:
     message = f"{error.type}: {error.message}"
-    return PictureRefused(message) if error.step is None else StepFailed(message, error.step)
+    if error.step is None:
+        return PictureRefused(message)
+    if isinstance(error.cause, RateLimited):
+        return StepMustWait(message, error.cause.retry_after_s, error.step)
+    if isinstance(error.cause, Permanent):
+        return StepGaveUp(message, error.step)
+    return StepFailed(message, error.step)
+
+
+def _carried_from(run: Run) -> str | None:
+    """The capture whose observations this run took over; None when it made its own."""
+    change = run.result.get("change")
+    if not isinstance(change, dict) or change.get("changed") is not False:
+        return None
+    reference = change.get("reference")
+    return reference if isinstance(reference, str) else None
 
 
 def _is_blind(found: dict[str, JsonValue]) -> bool:

@@ -4,11 +4,9 @@ import fcntl
 import json
 import os
 import sys
-import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,14 +19,12 @@ from capturekit.errors import ConfigError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from capturekit.pipeline import ProcessingPipeline
+    from capturekit.pipeline import ProcessingPipeline, Result
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".avif"}
 )
 """Files of a folder that are taken, in any case; a file you name yourself is always tried."""
-IN_FLIGHT_PER_JOB: Final = 2
-"""Pictures read ahead of the one whose line is written next."""
 INTERRUPTED: Final = 130
 
 
@@ -39,7 +35,12 @@ INTERRUPTED: Final = 130
     type=click.Path(dir_okay=False, path_type=Path),
     help="Append the lines to this file; started again, go on where it ended.",
 )
-@click.option("--pipeline", "spec", metavar="MODULE:ATTR", help="Instead of the default one.")
+@click.option(
+    "--pipeline",
+    "spec",
+    metavar="MODULE:ATTR|FILE.json",
+    help="Instead of the default one.",
+)
 @click.option(
     "--jobs", type=click.IntRange(1, 256), help="Pictures at a time.  [default: one per CPU]"
 )
@@ -190,35 +191,34 @@ class _Outcome:
 
 @dataclass
 class _Batch:
-    """Runs the pipeline over many files, a bounded number at a time."""
+    """Runs the pipeline over many files, and passes over those that are done."""
 
     pipeline: "ProcessingPipeline"
     done: Mapping[str, _Line]
-    stopping: threading.Event = field(default_factory=threading.Event)
+    known: deque[_Outcome | None] = field(default_factory=deque)
+    """A place for each target that was taken, in order: its old line, or None for its result."""
 
     def run(self, targets: Iterable[Path], jobs: int) -> Iterator[_Outcome]:
         """Outcomes in the order of the targets. Closed early, it ends after the running steps."""
-        waiting: deque[Future[_Outcome]] = deque()
-        with ThreadPoolExecutor(jobs, thread_name_prefix="picture") as pool:
-            try:
-                for target in targets:
-                    waiting.append(pool.submit(self.one, target))
-                    if len(waiting) >= jobs * IN_FLIGHT_PER_JOB:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                self.stopping.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+        with closing(self.pipeline.map(self._to_do(targets), workers=jobs)) as results:
+            for result in results:
+                yield from self._known_before()
+                self.known.popleft()
+                yield _outcome(result)
+        yield from self._known_before()
 
-    def one(self, target: Path) -> _Outcome:
-        name = str(target)
-        known = self.done.get(name)
-        if known is not None and self._still_holds(known, target):
-            return _Outcome(name, None, known)
-        result = self.pipeline.run(target, should_stop=self.stopping.is_set)
-        record = {"file": name, **result.as_json()}
-        return _Outcome(name, json.dumps(record), _Line.of(record))
+    def _to_do(self, targets: Iterable[Path]) -> Iterator[Path]:
+        for target in targets:
+            line = self.done.get(str(target))
+            holds = line is not None and self._still_holds(line, target)
+            self.known.append(_Outcome(str(target), None, line) if line and holds else None)
+            if not holds:
+                yield target
+
+    def _known_before(self) -> Iterator[_Outcome]:
+        while self.known and (outcome := self.known[0]) is not None:
+            self.known.popleft()
+            yield outcome
 
     def _still_holds(self, known: _Line, target: Path) -> bool:
         if known.error is not None or known.fingerprint != self.pipeline.fingerprint:
@@ -227,6 +227,12 @@ class _Batch:
             return target.is_file() and sha256(target.read_bytes()).hexdigest() == known.sha256
         except OSError:
             return False
+
+
+def _outcome(result: "Result") -> _Outcome:
+    name = str(result.source)
+    record = {"file": name, **result.as_json()}
+    return _Outcome(name, json.dumps(record), _Line.of(record))
 
 
 # Output

@@ -6,9 +6,10 @@ import os
 import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -45,24 +46,31 @@ def run_many(
     ordered: bool,
     progress: Callable[[int], None] | None,
     should_stop: Callable[[], bool],
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """See ``ProcessingPipeline.map``. Arguments are checked at once, not at the first result."""
     count = len(os.sched_getaffinity(0)) if workers is None else workers
     if count < 1:
         raise ValueError(f"workers is {workers}; it must be 1 or more")
     if mode not in ("threads", "processes"):
         raise ValueError(f"mode is {mode!r}; it must be 'threads' or 'processes'")
-    crew = _Threads(pipeline, count) if mode == "threads" else _Processes(pipeline, count)
+    crew: _Threads | _Processes
+    if mode == "threads":
+        crew = _Threads(pipeline, count, should_stop)
+    else:
+        crew = _Processes(pipeline, count)
     results = _results(
         crew, iter(sources), count * IN_FLIGHT_PER_WORKER, ordered=ordered, should_stop=should_stop
     )
     return results if progress is None else _counted(results, progress)
 
 
-def _counted(results: Iterator[Result], progress: Callable[[int], None]) -> Iterator[Result]:
-    for count, result in enumerate(results, 1):
-        progress(count)
-        yield result
+def _counted(
+    results: Generator[Result, None, None], progress: Callable[[int], None]
+) -> Generator[Result, None, None]:
+    with closing(results):
+        for count, result in enumerate(results, 1):
+            progress(count)
+            yield result
 
 
 def _results(
@@ -72,7 +80,7 @@ def _results(
     *,
     ordered: bool,
     should_stop: Callable[[], bool],
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     tasks: deque[_Task] = deque()
     with crew:
         while True:
@@ -94,8 +102,11 @@ def _first_done(tasks: deque[_Task]) -> _Task:
 class _Threads:
     """Runs the pipeline in threads of this process."""
 
-    def __init__(self, pipeline: "ProcessingPipeline", count: int) -> None:
+    def __init__(
+        self, pipeline: "ProcessingPipeline", count: int, should_stop: Callable[[], bool]
+    ) -> None:
         self._pipeline = pipeline
+        self._should_stop = should_stop
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="picture")
         self._leaving = threading.Event()
 
@@ -107,8 +118,11 @@ class _Threads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def start(self, source: Source) -> _Task:
-        work = functools.partial(self._pipeline.run, source, should_stop=self._leaving.is_set)
+        work = functools.partial(self._pipeline.run, source, should_stop=self._is_over)
         return _Task(source, self._pool.submit(work))
+
+    def _is_over(self) -> bool:
+        return self._leaving.is_set() or self._should_stop()
 
     def result(self, task: _Task) -> Result:
         return task.future.result()

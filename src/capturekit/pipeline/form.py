@@ -158,13 +158,12 @@ def _read_step(document: _StepDocument) -> Step:
             f"step {document.step!r} is version {found} here and version {document.version} in the "
             "document: its answers may differ. Change or drop the version there to accept that"
         )
-    stage = Stage(
+    return Stage(
         step,
         on_error=document.on_error,
         deadline_s=document.deadline_s,
         when=_read_condition(document.when),
     )
-    return step if stage == Stage(step) else stage
 
 
 def _made(document: _StepDocument) -> Step:

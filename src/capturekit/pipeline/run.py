@@ -7,7 +7,7 @@ import logging
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -53,7 +53,7 @@ class ProcessingPipeline:
     """
 
     steps: tuple[Step, ...] = ()
-    """Steps and stages, as given."""
+    """Steps, and stages where they ask for more than their step."""
     on_damage: OnDamage = field(default="refuse", kw_only=True)
     max_bytes: int = field(default=DEFAULT_MAX_BYTES, kw_only=True)
     max_pixels: int = field(default=DEFAULT_MAX_PIXELS, kw_only=True)
@@ -69,8 +69,9 @@ class ProcessingPipeline:
     _plan: Plan = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        steps = tuple(self.steps)
-        plan = make_plan([staged(step) for step in steps], colour=self.colour)
+        stages = [staged(step) for step in self.steps]
+        steps = tuple(stage.step if stage.is_plain else stage for stage in stages)
+        plan = make_plan(stages, colour=self.colour)
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "_plan", plan)
         object.__setattr__(self, "fingerprint", fingerprint(self.described()))
@@ -171,7 +172,7 @@ class ProcessingPipeline:
         ordered: bool = True,
         progress: Callable[[int], None] | None = None,
         should_stop: Callable[[], bool] = _never,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Run over many pictures at once; a result each, in their order or as they are done.
 
         Sources are read from as results are taken, a few ahead: any number will do.

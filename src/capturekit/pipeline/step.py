@@ -203,6 +203,11 @@ class Stage(Chainable):
         """The step's."""
         return step_name(self.step)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for nothing that the step alone would not."""
+        return self.on_error == "fail" and self.deadline_s is None and self.when is None
+
     def __call__(self, frame: Frame) -> Frame:
         """The step alone."""
         return self.step(frame)

@@ -162,6 +162,10 @@ class Captures:
         """What the run that speaks for the capture said; None before the first. Raises Unknown."""
         return await self._database.read(partial(_current_run, id=id))
 
+    async def run_before(self, of: Capture, fingerprint: str) -> tuple[Capture, Run] | None:
+        """The device's newest picture taken before this one, if this pipeline's run holds."""
+        return await self._database.read(partial(_run_before, of=of, fingerprint=fingerprint))
+
     async def start(self, id: str, series: int, attempt: int) -> Capture:
         """Begin to process it. Raises Unknown, and LeaseLost unless (series, attempt) grows."""
         return await self._database.write(partial(_start, id=id, series=series, attempt=attempt))
@@ -314,6 +318,23 @@ def _counts(connection: Connection) -> dict[CaptureState, int]:
 def _current_run(connection: Connection, id: str) -> Run | None:
     run_id = get(connection, id).current_run_id
     return None if run_id is None else runs.get(connection, run_id)
+
+
+def _run_before(
+    connection: Connection, of: Capture, fingerprint: str
+) -> tuple[Capture, Run] | None:
+    newest = (
+        select(capture.c.id)
+        .where(capture.c.device_id == of.device_id, capture.c.captured_at < of.captured_at)
+        .where(capture.c.current_run_id.is_not(None))
+        .order_by(capture.c.captured_at.desc(), capture.c.key.desc())
+        .limit(1)
+    )
+    before = connection.scalar(newest)
+    run = None if before is None else _current_run(connection, before)
+    if run is None or run.fingerprint != fingerprint:
+        return None
+    return get(connection, run.capture_id), run
 
 
 def _due(connection: Connection, limit: int, after: str | None) -> list[Capture]:

@@ -144,6 +144,7 @@ capture = Table(
     CheckConstraint("state IN ('pending', 'processing', 'completed', 'failed')", name="state"),
     Index(None, "state", "id"),
     Index(None, "device_id", "id"),
+    Index(None, "device_id", "captured_at"),
 )
 
 run = Table(
