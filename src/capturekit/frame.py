@@ -108,6 +108,9 @@ class _Shared:
             made = self._made[name] = _read_only(self._make(name))
         return made
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._made)
+
     def forget(self, name: str) -> None:
         self._made.pop(name, None)
 
@@ -257,6 +260,11 @@ class Frame:
         side is scaled down, never up: ``gray_640``. Another name is a ValueError.
         """
         return self._shared.get(name)
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The representations that are there now."""
+        return self._shared.names()
 
     @property
     def gray(self) -> Pixels:

@@ -270,7 +270,10 @@ class CaptureKit:
 
     def _verify(self, content: bytes) -> PictureInfo:
         limits = self.settings
-        return verify(content, max_bytes=limits.max_upload_bytes, max_pixels=limits.max_pixels)
+        check = verify
+        if limits.isolate_decoding:
+            from capturekit.picture.child import verify_in_child as check
+        return check(content, max_bytes=limits.max_upload_bytes, max_pixels=limits.max_pixels)
 
     def _enqueue(self, connection: Connection, capture: Capture) -> None:
         """In the transaction that stores the capture: there is no capture without its job."""
@@ -289,10 +292,12 @@ class CaptureKit:
 
 def _pipeline(settings: Settings) -> ProcessingPipeline:
     if settings.pipeline:
-        return load_pipeline(settings.pipeline)
-    return dataclasses.replace(
-        default_pipeline(), max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
-    )
+        pipeline = load_pipeline(settings.pipeline)
+    else:
+        pipeline = default_pipeline(
+            max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
+        )
+    return dataclasses.replace(pipeline, isolated=settings.isolate_decoding)
 
 
 def _capture_key(upload: Upload, sha256: str) -> str:

@@ -57,7 +57,11 @@ class Settings(BaseSettings):
     concurrency: Annotated[int, Field(ge=0, le=64)] = min(os.cpu_count() or 1, 8)
     """Pictures processed at once inside the server; 0 leaves all work to workers."""
     pipeline: str | None = None
-    """``module:attr`` of a ProcessingPipeline; default: quality, codes, thumbnail."""
+    """``module:attr`` of a ProcessingPipeline, or a ``.json`` file that describes one; default:
+    quality, codes, thumbnail."""
+    isolate_decoding: bool = False
+    """Decode every picture in a child process with limits on CPU and memory, which a hostile
+    file can only kill; for pictures from strangers. Costs a few milliseconds a picture."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Observations with less confidence wait for a person and do not change stock."""
     admin_token: SecretStr | None = None

@@ -7,7 +7,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NoReturn, Self
@@ -42,6 +42,11 @@ INTERRUPTED: Final = 130
     help="Instead of the default one.",
 )
 @click.option(
+    "--isolate",
+    is_flag=True,
+    help="Decode in a child process with limits, for files from strangers.",
+)
+@click.option(
     "--jobs", type=click.IntRange(1, 256), help="Pictures at a time.  [default: one per CPU]"
 )
 @click.option(
@@ -51,7 +56,12 @@ INTERRUPTED: Final = 130
     help="Tell which pictures' codes or verdict differ from these lines.",
 )
 def process(
-    paths: tuple[Path, ...], out: Path | None, spec: str | None, jobs: int | None, old: Path | None
+    paths: tuple[Path, ...],
+    out: Path | None,
+    spec: str | None,
+    isolate: bool,
+    jobs: int | None,
+    old: Path | None,
 ) -> None:
     """Process pictures: files, and all pictures in folders.
 
@@ -59,7 +69,7 @@ def process(
     picture is skipped when the file has a line without error for the same path, content and
     pipeline; otherwise it is done again, and the last line of a path is the one that counts.
     """
-    pipeline = _load(spec)
+    pipeline = _load(spec, isolate=isolate)
     before = _read_lines(old) if old else None
     with ExitStack() as stack:
         output = stack.enter_context(_output(out))
@@ -83,18 +93,24 @@ def _leave(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
-def _load(spec: str | None) -> "ProcessingPipeline":
+def _load(spec: str | None, *, isolate: bool) -> "ProcessingPipeline":
     from capturekit.pipeline import load_pipeline
+    from capturekit.settings import Settings
     from capturekit.steps import default_pipeline
 
-    if spec is None:
-        return default_pipeline()
+    settings = Settings.load(pipeline=spec)
     # As `python -m` does: your own module lies where you are.
     sys.path.insert(0, str(Path.cwd()))
     try:
-        return load_pipeline(spec)
+        if settings.pipeline:
+            pipeline = load_pipeline(settings.pipeline)
+        else:
+            pipeline = default_pipeline(
+                max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
+            )
     except ConfigError as error:
         raise click.BadParameter(str(error), param_hint="--pipeline") from error
+    return replace(pipeline, isolated=isolate or settings.isolate_decoding)
 
 
 def _targets(paths: Iterable[Path]) -> Iterator[Path]:

@@ -47,7 +47,8 @@ def _canonical(value: object) -> JsonValue:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return {"float": repr(value)}
+        # 5 and 5.0 are equal parameters, and JSON does not tell them apart.
+        return int(value) if value.is_integer() else {"float": repr(value)}
     if isinstance(value, list | tuple):
         return [_canonical(entry) for entry in value]
     return _canonical_object(value)

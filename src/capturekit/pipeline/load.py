@@ -1,6 +1,7 @@
 """Find the pipeline that a setting or an option names."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 from capturekit.errors import ConfigError
@@ -26,10 +27,15 @@ def load_pipeline(spec: str) -> ProcessingPipeline:
         found = found_at(spec)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"no pipeline at {spec!r}: {error}") from error
-    if inspect.isfunction(found) and not inspect.signature(found).parameters:
+    if inspect.isfunction(found) and not _wants_arguments(found):
         found = found()
     if isinstance(found, ProcessingPipeline):
         return found
     if callable(found) and not isinstance(found, type):
         return ProcessingPipeline((found,))
     raise ConfigError(f"{spec!r} is a {type(found).__name__}, not a pipeline")
+
+
+def _wants_arguments(function: Callable[..., object]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(one.default is one.empty for one in parameters)

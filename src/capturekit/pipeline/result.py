@@ -105,8 +105,8 @@ class Result:
     steps: tuple[StepReport, ...] = ()
     error: RunError | None = None
     decode_ms: float = 0.0
-    trace: tuple[TracedPicture, ...] = field(default=(), repr=False, compare=False)
-    """Intermediate pictures, in order, when the run was traced."""
+    trace: tuple[TracedPicture, ...] | None = field(default=None, repr=False, compare=False)
+    """Intermediate pictures, in order; None when the run was not traced."""
     degraded: tuple[str, ...] = ()
     """Steps that failed and without which the result is not whole; see ``Stage``."""
     source: Source | None = field(default=None, repr=False, compare=False)
@@ -152,7 +152,7 @@ class Result:
 
         Raises NoPicture when the run was not traced.
         """
-        if not self.trace:
+        if self.trace is None:
             raise NoPicture("the run was not traced: pass trace=True")
         drawn = overlay.drawn(self._frame().bgr, tuple(self._outlines()))
         traced = [(f"{shot.step}: {shot.name}", shot.pixels) for shot in self.trace]

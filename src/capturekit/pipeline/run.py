@@ -16,7 +16,13 @@ import anyio.to_thread
 
 from capturekit.errors import CaptureKitError, ImageError, TooManyBytes
 from capturekit.frame import Frame, Reference
-from capturekit.picture import DECODE_VERSION, DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS, OnDamage
+from capturekit.picture import (
+    DECODE_VERSION,
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_PIXELS,
+    OnDamage,
+    decode,
+)
 from capturekit.pipeline import batch, form
 from capturekit.pipeline.explain import Explanation, explain
 from capturekit.pipeline.fingerprint import FINGERPRINT_FORMAT, described_stage, fingerprint
@@ -59,6 +65,9 @@ class ProcessingPipeline:
     max_pixels: int = field(default=DEFAULT_MAX_PIXELS, kw_only=True)
     colour: bool | None = field(default=None, kw_only=True)
     """Whether to decode to colour or straight to luma; None asks what the steps read."""
+    isolated: bool = field(default=False, kw_only=True, compare=False)
+    """Whether pictures are decoded in a child process with limits on CPU and memory, for files
+    from strangers. The pixels, and so the fingerprint, are the same."""
     clock: Callable[[], float] = field(default=time.perf_counter, kw_only=True, compare=False)
     """Seconds, for the steps' times only."""
     fingerprint: str = field(init=False)
@@ -222,13 +231,17 @@ class ProcessingPipeline:
         return cls(**form.read_document(document))
 
     def _open(self, data: bytes) -> Frame:
-        return Frame.open(
+        open_picture = decode
+        if self.isolated:
+            from capturekit.picture.child import decode_in_child as open_picture
+        picture = open_picture(
             data,
             max_bytes=self.max_bytes,
             max_pixels=self.max_pixels,
             on_damage=self.on_damage,
             colour=self._plan.colour,
         )
+        return Frame.of(picture, data)
 
 
 class _Run:
@@ -300,7 +313,7 @@ class _Run:
     def _traced(
         self, stage: PlannedStage, frame: Frame, known: set[str]
     ) -> Iterator[TracedPicture]:
-        for name in stage.reads or ():
+        for name in frame.made if stage.reads is None else stage.reads:
             if name not in known:
                 yield TracedPicture(stage.name, name, frame.picture(name))
         for name, pixels in frame.take_shown():
@@ -317,7 +330,7 @@ class _Run:
             derived=frame.derived,
             steps=tuple(self._reports),
             error=self._error,
-            trace=tuple(self._trace or ()),
+            trace=None if self._trace is None else tuple(self._trace),
             degraded=tuple(self._degraded),
         )
 

@@ -92,6 +92,13 @@ def test_a_pipeline_comes_back_from_json_as_it_was(
     assert after.as_json() == before.as_json()
 
 
+def test_a_whole_number_is_the_same_as_integer_and_as_float() -> None:
+    as_integer = ProcessingPipeline((Stage(MeasureSize(factor=2), deadline_s=5),))
+    as_float = ProcessingPipeline((Stage(MeasureSize(factor=2.0), deadline_s=5.0),))
+
+    assert as_integer.fingerprint == as_float.fingerprint == again(as_integer).fingerprint
+
+
 def test_the_default_pipeline_is_written_with_names_people_can_read() -> None:
     written = default_pipeline().as_json()
 

@@ -15,7 +15,7 @@ from capturekit.frame import Frame, Outline
 from capturekit.pipeline import NoPicture, ProcessingPipeline, Stage, When
 from capturekit.steps import default_pipeline
 from tests.pictures import Label, ean13, jpeg, shelf, small, turned
-from tests.unit.pipeline.made_steps import DoubleSize, MeasureSize, fail, is_wide
+from tests.unit.pipeline.made_steps import DoubleSize, MeasureSize, fail, is_wide, read_colour
 
 JPEG = jpeg(small())
 SVG = "{http://www.w3.org/2000/svg}"
@@ -60,6 +60,7 @@ def test_a_step_that_did_not_run_has_no_measured_cost() -> None:
 def test_a_trace_holds_what_each_step_read_and_showed() -> None:
     result = (MeasureSize() | DoubleSize()).run(JPEG, trace=True)
 
+    assert result.trace is not None
     assert [(shot.step, shot.name) for shot in result.trace] == [
         ("size", "gray_half"),
         ("size", "half"),
@@ -67,10 +68,23 @@ def test_a_trace_holds_what_each_step_read_and_showed() -> None:
     assert [shot.pixels.shape for shot in result.trace] == [(60, 80), (60, 80)]
 
 
+def test_what_a_step_that_does_not_say_made_is_traced_too() -> None:
+    result = ProcessingPipeline((read_colour,)).run(JPEG, trace=True)
+
+    assert result.trace is not None
+    assert [(shot.step, shot.name) for shot in result.trace] == [("read_colour", "bgr")]
+
+
+def test_a_trace_may_hold_nothing_but_the_result() -> None:
+    sheet = pixels(ProcessingPipeline().run(JPEG, trace=True).trace_sheet())
+
+    assert sheet.shape == (overlay.TILE + overlay.CAPTION, overlay.TILE, 3)
+
+
 def test_nothing_is_traced_unless_asked_for() -> None:
     result = (MeasureSize() | DoubleSize()).run(JPEG)
 
-    assert result.trace == ()
+    assert result.trace is None
     with pytest.raises(NoPicture, match="trace=True"):
         result.trace_sheet()
 

@@ -42,7 +42,7 @@ class Look:
 
 
 def kept(frame: Frame) -> set[str]:
-    return set(frame._shared._made)  # noqa: SLF001  # what is freed shows nowhere else
+    return set(frame.made)
 
 
 def test_a_need_that_nothing_gives_is_named_with_its_step() -> None:
