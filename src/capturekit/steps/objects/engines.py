@@ -1,7 +1,8 @@
 """The two libraries that run a model: onnxruntime, and OpenCV's where that is not installed.
 
-onnxruntime is two to three times as fast (``tests/benchmarks/bench_objects.py``). A model is
-loaded when its first picture comes, once a process, however many threads and steps share it.
+onnxruntime comes first: OpenCV takes 1.3 times as long on one core
+(``tests/benchmarks/bench_objects.py``). A model is loaded when its first picture comes, once a
+process, however many threads and steps share it.
 """
 
 import importlib.util
