@@ -11,6 +11,8 @@ import nox
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SERVER_LIBRARIES = ("sqlalchemy", "starlette", "uvicorn", "alembic")
+TESTED = ".[server,heic,onnx,vision]"
+"""With the extras that any test needs."""
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -37,14 +39,14 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict, over src, tests and this file."""
-    install(session, "-e", ".[server]", groups=("types", "browser"))
+    install(session, "-e", TESTED, groups=("types", "browser"))
     session.run("mypy")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Every test, end to end included, with branch coverage. A skip is a failure."""
-    install(session, "-e", ".[server]", groups=("tests", "browser"))
+    install(session, "-e", TESTED, groups=("tests", "browser"))
     session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
     session.run("coverage", "erase")
     run = ("coverage", "run", "-m", "pytest", "--no-skips", "-n", "2", *session.posargs)
@@ -78,7 +80,7 @@ def tests_all(session: nox.Session) -> None:
     session.run(
         "python",
         "-c",
-        "import aiomqtt, httpx2, obstore, onnxruntime, psycopg, psycopg_pool, redis, "
+        "import aiomqtt, httpx2, obstore, onnxruntime, pillow_heif, psycopg, psycopg_pool, redis, "
         "sqlalchemy, starlette, taskiq, taskiq_redis, uvicorn",
     )
     session.run("pytest", "tests/unit", "tests/contract", *session.posargs)
@@ -89,7 +91,7 @@ def lowest(session: nox.Session) -> None:
     """The lower bounds in pyproject.toml are true. Only on Python 3.11, as they are its."""
     if session.venv_backend != "uv" or sys.version_info[:2] != (3, 11):
         session.skip("needs uv, and Python 3.11")
-    install(session, "--resolution", "lowest-direct", "-e", ".[server]", groups=("tests",))
+    install(session, "--resolution", "lowest-direct", "-e", TESTED, groups=("tests",))
     session.run("pytest", "-n", "2", "tests/unit", "tests/contract", *session.posargs)
 
 
@@ -107,14 +109,14 @@ def wheel(session: nox.Session) -> None:
     with session.chdir(built):
         session.run("capturekit", "--help", silent=True)
         session.run("capturekit", "demo", "--seconds", "5", "--headless", "--json")
-    install(session, groups=("tests",))
+    install(session, f"capturekit[server,heic,onnx,vision] @ {file.as_uri()}", groups=("tests",))
     session.run("pytest", "-n", "2", "tests/unit", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the pages, with warnings as errors, and run what they show."""
-    install(session, "-e", ".[server]", groups=("docs", "tests"))
+    install(session, "-e", TESTED, groups=("docs", "tests"))
     # An advertisement against mkdocs 2 would look like a problem of ours.
     session.env["NO_MKDOCS_2_WARNING"] = "1"
     session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", "site")
@@ -124,9 +126,16 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Every benchmark, one after the other, each with its table."""
-    install(session, "-e", ".[server]", groups=("tests",))
+    install(session, "-e", TESTED, groups=("tests",))
     for file in sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py")):
         session.run("python", str(file), *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Mutate real pictures, 60 s a parser; `-- --seconds 5 jpeg png` for less."""
+    install(session, "-e", ".[heic]", groups=("tests",))
+    session.run("python", "tests/fuzz/fuzz_pictures.py", *session.posargs)
 
 
 @nox.session
