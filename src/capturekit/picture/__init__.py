@@ -86,12 +86,17 @@ def decode(
     goes and carries the flag ``damaged``; other formats are refused all the same.
     ``colour=False`` decodes a JPEG straight to luma, at three quarters of the cost.
     """
-    if on_damage not in ("refuse", "flag"):
-        raise ValueError(f"on_damage is {on_damage!r}; it must be 'refuse' or 'flag'")
+    check_on_damage(on_damage)
     probe = _probe(data, max_bytes, max_pixels)
     if probe.image is not None:
         return Picture(probe.info, decode_other(probe, probe.image))
     return _decoded_jpeg(probe, on_damage, "BGR" if colour and probe.is_colour else "GRAY")
+
+
+def check_on_damage(on_damage: str) -> None:
+    """Raise ValueError for a word that is no OnDamage."""
+    if on_damage not in ("refuse", "flag"):
+        raise ValueError(f"on_damage is {on_damage!r}; it must be 'refuse' or 'flag'")
 
 
 def _decoded_jpeg(probe: Probe, on_damage: OnDamage, wanted: Colour) -> Picture:

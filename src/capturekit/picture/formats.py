@@ -229,4 +229,6 @@ def _guarded(work: Callable[[], T]) -> T:
         raise
     except Exception as error:
         cause = str(error) or type(error).__name__
+        if isinstance(error, MemoryError) or "memory" in cause:
+            raise TooComplex("the picture takes more memory than it may") from error
         raise DamagedImage(f"the picture does not decode: {cause}") from error

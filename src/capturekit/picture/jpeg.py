@@ -172,5 +172,7 @@ def decode_jpeg(
         )
     except (ValueError, KeyError, MemoryError) as error:
         # KeyError: simplejpeg 1.9 looks up a chroma subsampling that no name stands for.
+        if isinstance(error, MemoryError) or "memory" in str(error).lower():
+            raise TooComplex("the picture takes more memory than it may") from error
         raise DamagedImage(f"the JPEG does not decode: {error}") from error
     return upright(pixels[:, :, 0] if wanted == "GRAY" else pixels, probe.orientation)

@@ -1,0 +1,169 @@
+"""What runs inside a decoding child: read a request, decode, answer; until the parent is gone.
+
+Started by ``capturekit.picture.child`` and by nobody else. A request and an answer are one JSON
+message each; the picture and its pixels come and go as files in memory beside them.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from capturekit.errors import ImageError, TooComplex, TooManyPixels
+from capturekit.picture import Pixels, decode, verify
+
+MESSAGE_BYTES = 8192
+"""Longest message either way."""
+MAX_TEXT = 1000
+"""Characters of an error's message that are passed on."""
+READY = b"ready"
+PIXEL_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+"""With these nobody can change or cut the pixels any more. Reading a mapping that is cut
+under the reader would end the reader's process."""
+_PATIENCE_S = 1.0
+"""How much later than the parent the child itself gives up: only if that died meanwhile."""
+_SIGNALS = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU, signal.SIGTERM)
+
+Answer = dict[str, object]
+
+
+def main(end: int, cpu_s: float, wall_s: float, memory_bytes: float) -> None:
+    """Serve the parent at the other end of this socket, under these limits."""
+    with socket.socket(fileno=end) as parent:
+        _be_quiet()
+        limit_memory = limited(int(memory_bytes))
+        parent.send(READY)
+        while True:
+            message, files, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 1)
+            if not message:
+                return
+            signal.setitimer(signal.ITIMER_PROF, cpu_s)
+            signal.setitimer(signal.ITIMER_REAL, wall_s + _PATIENCE_S)
+            request = json.loads(message)
+            limit_memory(3 * request["max_pixels"])
+            answer(parent, request, files[0])
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _be_quiet() -> None:
+    """Nothing printed by a decoder goes anywhere; signals end this process, as is usual."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    cv2.setNumThreads(1)
+
+
+class limited:  # noqa: N801 - used as a function that remembers where it started
+    """Take away what decoding does not need; then call it before each picture.
+
+    Linux counts private writable memory against RLIMIT_DATA, not the shared pages of pixels
+    to hand over; so room for those is kept free of the whole.
+    """
+
+    def __init__(self, memory_bytes: int) -> None:
+        self._free = memory_bytes - _status("VmRSS") + _status("VmData")
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+        resource.setrlimit(resource.RLIMIT_DATA, (self._free, self._free))
+
+    def __call__(self, pixel_bytes: int) -> None:
+        """Leave room for so many bytes of pixels."""
+        soft = max(self._free - pixel_bytes, _status("VmData"))
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, self._free))
+
+
+def _status(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(name)
+
+
+def answer(parent: socket.socket, request: Mapping[str, Any], file: int) -> None:
+    """Do what is asked for the picture in this file, and send what came of it.
+
+    Any: what the parent wrote, in ``capturekit.picture.child``.
+    """
+    try:
+        data = os.pread(file, os.fstat(file).st_size, 0)
+    finally:
+        os.close(file)
+    pixels, said = _done(data, request)
+    message = json.dumps(said).encode()
+    if pixels is None:
+        parent.send(message)
+        return
+    handed = _in_memory(pixels)
+    try:
+        socket.send_fds(parent, [message], [handed])
+    finally:
+        os.close(handed)
+
+
+def _done(data: bytes, request: Mapping[str, Any]) -> tuple[Pixels | None, Answer]:
+    limits = {name: request[name] for name in ("max_bytes", "max_pixels")}
+    try:
+        if request["want"] == "verify":
+            return None, {"info": asdict(verify(data, **limits))}
+        picture = decode(data, on_damage=request["on_damage"], colour=request["colour"], **limits)
+        return picture.pixels, {
+            "info": asdict(picture.info),
+            "channels": 1 if picture.pixels.ndim == 2 else 3,
+            "has_colour": picture.read_colour is not None,
+        }
+    except ImageError as error:
+        return None, _refusal(error)
+    except MemoryError:
+        return None, _refusal(TooComplex("the picture takes more memory than it may"))
+
+
+def _refusal(error: ImageError) -> Answer:
+    size = (error.width, error.height) if isinstance(error, TooManyPixels) else None
+    return {"reason": error.reason, "text": str(error)[:MAX_TEXT], "size": size}
+
+
+def _in_memory(pixels: Pixels) -> int:
+    """A sealed file in memory with these pixels, row by row."""
+    file = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    write_all(file, np.ascontiguousarray(pixels).data.cast("B"))
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, PIXEL_SEALS)
+    return file
+
+
+def write_all(file: int, data: memoryview) -> None:
+    """Write all of it, which one call does not promise."""
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def mapped(file: int, size: int) -> mmap.mmap:
+    """The bytes of a sealed file in memory, private: writing to them is seen by nobody else.
+
+    Raises ValueError for a file that is not sealed or of another size. Closes it.
+    """
+    try:
+        sealed = fcntl.fcntl(file, fcntl.F_GET_SEALS) & PIXEL_SEALS == PIXEL_SEALS
+        if not sealed or os.fstat(file).st_size != size:
+            raise ValueError(f"not a sealed file of {size} bytes")
+        return mmap.mmap(file, size, flags=mmap.MAP_PRIVATE)
+    except OSError as error:
+        raise ValueError("not a file in memory") from error
+    finally:
+        os.close(file)
