@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from capturekit.errors import CaptureKitError
-from capturekit.pipeline.result import Result, RunError, Source
+from capturekit.pipeline.result import Result, RunError, Source, Taken, taken
 
 if TYPE_CHECKING:
     from capturekit.pipeline.run import ProcessingPipeline
@@ -33,7 +33,7 @@ class WorkerDied(CaptureKitError):
 class _Task:
     """A picture in flight."""
 
-    source: Source
+    source: Taken
     future: Future[Result]
 
 
@@ -85,7 +85,7 @@ def _results(
     with crew:
         while True:
             room = 0 if should_stop() else in_flight - len(tasks)
-            tasks.extend(crew.start(source) for source in itertools.islice(sources, room))
+            tasks.extend(crew.start(taken(source)) for source in itertools.islice(sources, room))
             if not tasks:
                 return
             task = tasks.popleft() if ordered else _first_done(tasks)
@@ -117,7 +117,7 @@ class _Threads:
         self._leaving.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def start(self, source: Source) -> _Task:
+    def start(self, source: Taken) -> _Task:
         work = functools.partial(self._pipeline.run, source, should_stop=self._is_over)
         return _Task(source, self._pool.submit(work))
 
@@ -149,7 +149,7 @@ class _Processes:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def start(self, source: Source) -> _Task:
+    def start(self, source: Taken) -> _Task:
         try:
             return _Task(source, self._pool.submit(_run_here, source))
         except BrokenProcessPool:
@@ -162,7 +162,7 @@ class _Processes:
         except BrokenProcessPool:
             return self._alone(task.source)
 
-    def _alone(self, source: Source) -> Result:
+    def _alone(self, source: Taken) -> Result:
         """Once more, with a process to itself: all that were in flight broke with the pool."""
         pool: Executor
         with self._new_pool(1) as pool:
@@ -190,5 +190,5 @@ def _receive_pipeline(pickled: bytes) -> None:
     _here.append(pickle.loads(pickled))  # noqa: S301  # from our own parent
 
 
-def _run_here(source: Source) -> Result:
+def _run_here(source: Taken) -> Result:
     return _here[0].run(source).portable()

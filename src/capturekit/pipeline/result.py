@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self, TypeAlias
 
+import numpy as np
 from pydantic import JsonValue
 
 from capturekit import overlay
@@ -15,7 +16,21 @@ from capturekit.frame import Derived, Frame, Observation, Outline
 from capturekit.picture import PictureInfo, Pixels
 from capturekit.pipeline.step import Drawn, Json, Reported
 
-Source: TypeAlias = bytes | Path | Frame
+Source: TypeAlias = bytes | str | Path | Pixels | Frame
+"""The bytes of a picture, the path of its file, or its pixels."""
+Taken: TypeAlias = bytes | Path | Frame
+"""A source in one of the forms that the runner knows."""
+
+
+def taken(source: Source) -> Taken:
+    """The source with texts as paths and pixels as frames; raises TypeError or ValueError."""
+    if isinstance(source, bytes | Path | Frame):
+        return source
+    if isinstance(source, str):
+        return Path(source)
+    if isinstance(source, np.ndarray):
+        return Frame.from_pixels(source)
+    raise TypeError(f"{type(source).__name__} is no picture: give bytes, a path or pixels")
 
 
 class Stopped(CaptureKitError):
@@ -109,8 +124,8 @@ class Result:
     """Intermediate pictures, in order; None when the run was not traced."""
     degraded: tuple[str, ...] = ()
     """Steps that failed and without which the result is not whole; see ``Stage``."""
-    source: Source | None = field(default=None, repr=False, compare=False)
-    """What the run was given."""
+    source: Taken | None = field(default=None, repr=False, compare=False)
+    """What the run was given; a path as text is a Path here, pixels are a Frame."""
 
     @property
     def was_stopped(self) -> bool:
@@ -198,7 +213,7 @@ class Result:
             source=None,
         )
 
-    def arrived(self, source: Source) -> Self:
+    def arrived(self, source: Taken) -> Self:
         """The result of another process, put together again with its source."""
         return dataclasses.replace(
             self,

@@ -35,6 +35,7 @@ from capturekit.pipeline.result import (
     StepReport,
     Stopped,
     TracedPicture,
+    taken,
 )
 from capturekit.pipeline.step import Json, Step, declared, staged
 
@@ -134,14 +135,15 @@ class ProcessingPipeline:
         ``should_stop`` is asked before decoding and before each step; once true the run ends
         with the error ``Stopped``. ``reference`` is what a change step compares with.
         ``trace`` keeps intermediate pictures, at the cost of their memory. Nothing about the
-        picture, the file or a step is raised.
+        picture, the file or a step is raised; a source of another type is a TypeError.
         """
-        result = Result(self.fingerprint, None, None, source=source)
+        given = taken(source)
+        result = Result(self.fingerprint, None, None, source=given)
         if should_stop():
             return dataclasses.replace(result, error=RunError.of(Stopped("before decoding")))
         started = self.clock()
         try:
-            data = _read(source, self.max_bytes) if isinstance(source, Path) else source
+            data = _read(given, self.max_bytes) if isinstance(given, Path) else given
             if isinstance(data, bytes):
                 result = dataclasses.replace(result, sha256=hashlib.sha256(data).hexdigest())
             frame = data if isinstance(data, Frame) else self._open(data)
@@ -153,7 +155,7 @@ class ProcessingPipeline:
             self.clock,
             should_stop,
             is_traced=trace,
-            may_free=frame is not source,
+            may_free=frame is not given,
         )
         run.ask(self._plan.stages)
         return dataclasses.replace(run.result(result), decode_ms=decode_ms)

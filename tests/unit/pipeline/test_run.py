@@ -135,9 +135,21 @@ def test_bytes_a_path_and_a_frame_give_the_same_findings(tmp_path: Path) -> None
     path.write_bytes(JPEG)
     pipeline = ProcessingPipeline((Measure(),))
 
-    results = [pipeline.run(source) for source in (JPEG, path, Frame.open(JPEG))]
+    results = [pipeline.run(source) for source in (JPEG, path, str(path), Frame.open(JPEG))]
 
     assert len({(result.sha256, result.findings[Width]) for result in results}) == 1
+
+
+def test_pixels_are_taken_as_they_are() -> None:
+    result = ProcessingPipeline((Measure(),)).run(small())
+
+    assert (result.error, result.sha256, result.findings[Width]) == (None, None, Width(160))
+
+
+@pytest.mark.parametrize("source", [None, 3, bytearray(JPEG), open])
+def test_what_is_no_picture_at_all_is_a_type_error(source: object) -> None:
+    with pytest.raises(TypeError, match="give bytes, a path or pixels"):
+        ProcessingPipeline().run(source)  # type: ignore[arg-type]  # that is the test
 
 
 @pytest.mark.parametrize("asked_before", [0, 1, 2])
@@ -194,7 +206,7 @@ def test_whatever_decides_the_answer_is_in_the_fingerprint() -> None:
         ProcessingPipeline((ReadCodes(formats=("EAN13",)),)),
         ProcessingPipeline((ReadCodes(attempts=("fast",)),)),
         ProcessingPipeline((JudgeQuality(),)),
-        ProcessingPipeline((JudgeQuality(sharp_from=101.0),)),
+        ProcessingPipeline((JudgeQuality(dark_below=24.0),)),
     ]
 
     assert len({pipeline.fingerprint for pipeline in different}) == len(different)
