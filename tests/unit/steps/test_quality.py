@@ -5,6 +5,7 @@ from capturekit.frame import Frame
 from capturekit.steps import JudgeQuality, Quality, Verdict
 from capturekit.steps.quality import sharpness
 from tests.pictures import Label, ean13, shelf
+from tests.pictures_quality import FAULTS, SCENES, USABLE
 
 LABELS = tuple(Label(ean13(400638100000 + number)) for number in range(6))
 
@@ -50,4 +51,49 @@ def test_brightness_contrast_and_clipping_are_those_of_the_pixels() -> None:
 def test_a_verdict_follows_your_own_thresholds() -> None:
     frame = Frame.from_pixels(shelf(*LABELS))
 
-    assert JudgeQuality(sharp_from=1e6)(frame).find(Quality).verdict is Verdict.BLURRED
+    assert JudgeQuality(focus_from=0.99)(frame).find(Quality).verdict is Verdict.BLURRED
+
+
+@pytest.mark.parametrize(("scene", "verdicts"), FAULTS.items())
+def test_faults_are_told_apart(scene: str, verdicts: tuple[Verdict, ...]) -> None:
+    assert judged(SCENES[scene](0)).verdict in verdicts
+
+
+@pytest.mark.parametrize("scene", USABLE)
+def test_a_picture_of_use_is_good(scene: str) -> None:
+    assert judged(SCENES[scene](0)).verdict is Verdict.GOOD
+
+
+def test_focus_is_not_moved_by_light_noise_or_contrast() -> None:
+    scenes = ("sharp", "dim 0.2", "haze 0.7", "noise 32")
+
+    values = [judged(SCENES[scene](3)).focus for scene in scenes]
+
+    assert max(values) - min(values) < 0.06
+    assert judged(SCENES["noise 32, blur 5"](3)).focus < min(values) - 0.15
+
+
+def test_a_gray_picture_is_judged_too() -> None:
+    assert judged(SCENES["tape 0.7"](0)[:, :, 1].copy()).verdict is Verdict.LENS_COVERED
+
+
+def test_a_tiny_picture_is_judged_too() -> None:
+    assert judged(np.full((1, 1), 128, np.uint8)).verdict is Verdict.BLANK
+
+
+@pytest.mark.parametrize(
+    ("scene", "advice"),
+    [
+        ("sharp", "none"),
+        ("blur 5", "retake"),
+        ("dim 0.05", "add_light"),
+        ("bright 3", "reduce_light"),
+        ("finger 0.8", "clean_or_uncover_lens"),
+    ],
+)
+def test_the_json_has_an_advice_that_a_device_can_act_on(scene: str, advice: str) -> None:
+    as_json = judged(SCENES[scene](0)).as_json()
+
+    assert isinstance(as_json, dict)
+    assert as_json["advice"] == advice
+    assert {"sharpness", "brightness", "contrast", "clipped", "verdict"} <= as_json.keys()
