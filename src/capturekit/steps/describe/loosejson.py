@@ -18,7 +18,8 @@ MAX_DEPTH: Final = 20
 MAX_DIGITS: Final = 30
 
 _OPENING = re.compile(r"[{\[]")
-_GAP = re.compile(r"(?:\s++|,|;|//[^\n]*+|/\*.*?\*/)*+", re.DOTALL)
+# A comment is short, or each one that has no end would be looked for to the end of the text.
+_GAP = re.compile(r"(?:\s++|,|;|//[^\n]*+|/\*.{0,200}?\*/)*+", re.DOTALL)
 _BARE = re.compile(r"[^,;\n{}\[\]\"]++")
 _BARE_KEY = re.compile(r"[^\s,:;{}\[\]\"'“]++")
 _COLON = re.compile(r"\s*+:")

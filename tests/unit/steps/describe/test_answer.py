@@ -1,5 +1,7 @@
+import contextlib
 import json
 import math
+import time
 from datetime import date
 
 import pytest
@@ -109,6 +111,26 @@ def test_control_characters_and_half_pairs_leave_a_name() -> None:
     entry = json.dumps(MILK).replace("milk", "a\\u202eb\\ud800 \\u0000 c\\n\\ud83e\\udd5b")
 
     assert named(f'{{"items": [{entry}]}}') == [("ab c 🥛", 2)]
+
+
+def test_pairs_are_joined_in_an_answer_with_slips() -> None:
+    entry = json.dumps(MILK).replace("milk", "\\ud83e\\udd5b 1\\ud83e")
+
+    assert named(f'{{"items": [{entry}, ],}}') == [("🥛 1�", 2)]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["{", "[", "[{", '{"a":', '"', '" ', "\\", "/*", '"a":1,/*x', "a'b\"", '"a"b', ",", " ", "//"],
+)
+def test_a_hostile_text_costs_little(piece: str) -> None:
+    text = '{"items":[' + piece * (200_000 // len(piece))
+    began = time.process_time()
+    with contextlib.suppress(BadAnswer):
+        read_answer(text)
+
+    # Half a second at most where this was written; what is quadratic takes minutes.
+    assert time.process_time() - began < 10
 
 
 def test_what_a_label_commands_is_only_text() -> None:

@@ -3,6 +3,7 @@ import json
 import logging
 import pickle
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -15,7 +16,14 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from capturekit.errors import CaptureKitError, ConfigError, Permanent, RateLimited, Retryable
+from capturekit.errors import (
+    CaptureKitError,
+    ConfigError,
+    MissingExtra,
+    Permanent,
+    RateLimited,
+    Retryable,
+)
 from capturekit.frame import Frame
 from capturekit.pipeline import ModelFile, ProcessingPipeline
 from capturekit.ratelimit import MemoryStorage, RateLimiter
@@ -43,6 +51,8 @@ from tests.vision_server import (
     said,
     vision_server,
 )
+
+pytestmark = pytest.mark.needs_extra("vision")
 
 KEY = "sk-Test_0123456789.abcdefghijklmnop"
 HOUR_S = 3_600
@@ -448,6 +458,13 @@ def test_it_runs_in_a_thread_that_has_an_event_loop(server: VisionServer, waits:
         return described(Describe((provider(server.url),), runtime=waits.runtime))
 
     assert anyio.run(main).provider == "local"
+
+
+def test_without_the_extra_it_says_which(waits: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+
+    with pytest.raises(MissingExtra, match=r"capturekit\[vision\]"):
+        Describe((provider("http://127.0.0.1:9/v1"),), runtime=waits.runtime)(picture())
 
 
 # Keys, JSON, fingerprints
