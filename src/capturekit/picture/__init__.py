@@ -13,6 +13,7 @@ from capturekit.errors import DamagedImage, NotAnImage, TooManyBytes, Unsupporte
 from capturekit.picture.formats import FORMATS, decode_other, probe_other
 from capturekit.picture.header import OnDamage, PictureInfo, Pixels, Probe
 from capturekit.picture.jpeg import Colour, decode_jpeg, probe_jpeg
+from capturekit.picture.webp import probe_webp
 
 __all__ = [
     "DECODE_VERSION",
@@ -65,10 +66,10 @@ def verify(
     quarters of the cost of gray pixels. Other formats cost a full decode. Raises an ImageError.
     """
     probe = _probe(data, max_bytes, max_pixels)
-    if probe.image is None:
+    if probe.load is None:
         decode_jpeg(probe, "GRAY", scaled=True)
     else:
-        decode_other(probe, probe.image)
+        decode_other(probe, probe.load)
     return probe.info
 
 
@@ -88,8 +89,8 @@ def decode(
     """
     check_on_damage(on_damage)
     probe = _probe(data, max_bytes, max_pixels)
-    if probe.image is not None:
-        return Picture(probe.info, decode_other(probe, probe.image))
+    if probe.load is not None:
+        return Picture(probe.info, decode_other(probe, probe.load))
     return _decoded_jpeg(probe, on_damage, "BGR" if colour and probe.is_colour else "GRAY")
 
 
@@ -121,7 +122,7 @@ _MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"GIF8[79]a"), "gif"),
     (re.compile(rb"II\x2a\x00|MM\x00\x2a"), "tiff"),
     (re.compile(rb".{4}ftypavi[fs]", re.DOTALL), "avif"),
-    (re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL), "HEIF"),
+    (re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL), "heic"),
     (re.compile(rb"II\x2b\x00|MM\x00\x2b"), "BigTIFF"),
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
     (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
@@ -137,6 +138,8 @@ def _probe(data: bytes, max_bytes: int, max_pixels: int) -> Probe:
     name = _sniff(data)
     if name == "jpeg":
         return probe_jpeg(data, max_pixels)
+    if name == "webp":
+        return probe_webp(data, max_pixels)
     if name not in FORMATS:
         raise UnsupportedFormat(f"{name} pictures are not decoded; send JPEG, PNG or WebP")
     return probe_other(name, data, max_pixels)

@@ -26,6 +26,9 @@ MESSAGE_BYTES = 8192
 """Longest message either way."""
 MAX_TEXT = 1000
 """Characters of an error's message that are passed on."""
+MAX_KEPT_BYTES = 64 * 2**20
+"""A child that holds more than this after a picture ends, and the next is a new one: Pillow does
+not give back all of what it had when memory ran out."""
 READY = b"ready"
 PIXEL_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 """With these nobody can change or cut the pixels any more. Reading a mapping that is cut
@@ -54,6 +57,8 @@ def main(end: int, cpu_s: float, wall_s: float, memory_bytes: float) -> None:
             answer(parent, request, files[0])
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
+            if _status("VmData") > limit_memory.at_start + MAX_KEPT_BYTES:
+                return
 
 
 def _be_quiet() -> None:
@@ -76,7 +81,8 @@ class limited:  # noqa: N801 - used as a function that remembers where it starte
     """
 
     def __init__(self, memory_bytes: int) -> None:
-        self._free = memory_bytes - _status("VmRSS") + _status("VmData")
+        self.at_start = _status("VmData")
+        self._free = memory_bytes - _status("VmRSS") + self.at_start
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (memory_bytes, memory_bytes))
         resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))

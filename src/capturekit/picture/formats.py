@@ -1,10 +1,11 @@
-"""All formats but JPEG: check the structure ourselves, then let Pillow decode."""
+"""All formats but JPEG and WebP: check the structure ourselves, then let Pillow decode."""
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -15,28 +16,33 @@ from PIL import (
     ImageFile,
     PngImagePlugin,
     TiffImagePlugin,
-    WebPImagePlugin,
     features,
 )
 
-from capturekit.errors import DamagedImage, ImageError, TooComplex, UnsupportedFormat
+from capturekit.errors import DamagedImage, TooComplex, UnsupportedFormat
 from capturekit.picture.exif import MAX_TIFF_ENTRIES, exif_orientation
 from capturekit.picture.header import (
     PictureInfo,
     Pixels,
     Probe,
+    bands,
     check_pixels,
     flags_of,
+    on_white,
     upright,
     upright_size,
 )
+from capturekit.picture.rim import guarded
 
 MAX_PNG_CHUNKS = 20_000
 """At the usual 8 KiB a chunk that is 160 MiB."""
 MAX_GIF_STEPS = 250_000
 """Blocks and pieces of blocks, all frames. Pillow reads those of comments one by one in
 Python, about 1 microsecond each. 60 MB at the usual 255 bytes a piece."""
-MAX_AVIF_BOXES = 64
+MAX_BOXES = 64
+"""Of an AVIF or HEIC file; encoders write under ten, and some more within the first."""
+MAX_BOXED_PIXELS = 16_000_000
+"""Largest AVIF or HEIC picture. Their decoders hold it four times: 16 Mpx take 430 MB."""
 MAX_TIFF_STRIPS = 32_768
 """Each strip or tile is a round through Python in Pillow, at about 10 microseconds."""
 
@@ -57,26 +63,6 @@ def _check_png(data: bytes, max_pixels: int) -> int:
         if kind == b"IEND":
             return position
     raise TooComplex(f"the PNG has more than {MAX_PNG_CHUNKS} chunks")
-
-
-def _check_webp(data: bytes, max_pixels: int) -> int:
-    length = int.from_bytes(data[4:8], "little")
-    end = 8 + length + length % 2
-    if end - length % 2 > len(data):
-        raise DamagedImage("the WebP is cut")
-    check_pixels(*_webp_size(data), max_pixels)
-    return min(end, len(data))
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    if data[12:16] == b"VP8X":
-        width = int.from_bytes(data[24:27], "little") + 1
-        return width, int.from_bytes(data[27:30], "little") + 1
-    if data[12:16] == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack_from("<HH", data, 26)
-    return width & 0x3FFF, height & 0x3FFF
 
 
 def _check_gif(data: bytes, max_pixels: int) -> int:
@@ -127,21 +113,35 @@ _TIFF_FOLDERS = {34665, 34853, 40965}  # EXIF, GPS, interoperability
 _TIFF_STRIPS = {273, 324}
 
 
-def _check_avif(data: bytes, _max_pixels: int) -> int:
-    """Find where the boxes end; sizes are checked by Pillow's decoder before it allocates."""
+def _check_boxes(data: bytes, max_pixels: int) -> int:
+    """Find where the boxes end, and check every size that the ``meta`` box names.
+
+    A grid's parts, a thumbnail and depth have sizes of their own; the decoder may touch each.
+    """
     position = 0
-    for _ in range(MAX_AVIF_BOXES):
+    for _ in range(MAX_BOXES):
         length = int.from_bytes(data[position : position + 4])
         if length == 0:
-            return len(data)
-        if length == 1:
+            length = len(data) - position
+        elif length == 1:
             length = int.from_bytes(data[position + 8 : position + 16])
         if length < 8 or position + length > len(data):
             return position
+        if data[position + 4 : position + 8] == b"meta":
+            _check_sizes(data[position : position + length], min(max_pixels, MAX_BOXED_PIXELS))
         position += length
         if position == len(data):
             break
     return position
+
+
+def _check_sizes(meta: bytes, max_pixels: int) -> None:
+    found = list(re.finditer(rb"\0\0\0\x14ispe\0\0\0\0(.{8})", meta, re.DOTALL))
+    if len(found) > MAX_BOXES:
+        raise TooComplex(f"the file names more than {MAX_BOXES} pictures")
+    for size in found:
+        width, height = struct.unpack(">II", size[1])
+        check_pixels(width, height, max_pixels)
 
 
 def _open_avif(file: BytesIO) -> ImageFile.ImageFile:
@@ -152,14 +152,23 @@ def _open_avif(file: BytesIO) -> ImageFile.ImageFile:
     return AvifImagePlugin.AvifImageFile(file)
 
 
+def _open_heic(file: BytesIO) -> ImageFile.ImageFile:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnsupportedFormat("HEIC pictures need: pip install 'capturekit[heic]'") from error
+    # By name as well: registering it would change what all of the process opens.
+    return cast("ImageFile.ImageFile", pillow_heif.HeifImageFile(file))  # type: ignore[no-untyped-call]  # pillow-heif leaves it out
+
+
 # The plugins are called by name, not through Image.open: that tries them in turn, and prints a
 # warning for a picture over its own process-wide cap before ours is asked.
 FORMATS: dict[str, tuple[Callable[[bytes, int], int], Callable[[BytesIO], ImageFile.ImageFile]]] = {
     "png": (_check_png, PngImagePlugin.PngImageFile),
-    "webp": (_check_webp, WebPImagePlugin.WebPImageFile),
     "gif": (_check_gif, GifImagePlugin.GifImageFile),
     "tiff": (_check_tiff, TiffImagePlugin.TiffImageFile),
-    "avif": (_check_avif, _open_avif),
+    "avif": (_check_boxes, _open_avif),
+    "heic": (_check_boxes, _open_heic),
 }
 
 
@@ -170,65 +179,52 @@ def probe_other(name: str, data: bytes, max_pixels: int) -> Probe:
         end = check(data, max_pixels)
     except (struct.error, IndexError) as error:
         raise DamagedImage(f"the {name.upper()} is cut") from error
-    image = _guarded(lambda: opener(BytesIO(data)))
+    image = guarded(lambda: opener(BytesIO(data)))
     check_pixels(*image.size, max_pixels)
     exif, orientation = image.info.get("exif"), 1
-    # A TIFF is turned by Pillow itself, and tells its size so.
-    if isinstance(exif, bytes) and name != "tiff":
+    # Its decoder turns a TIFF or HEIC itself, and tells its size so.
+    if isinstance(exif, bytes) and name not in ("tiff", "heic"):
         orientation = exif_orientation(exif.removeprefix(b"Exif\0\0"))
     size = upright_size(*image.size, orientation)
     flags = flags_of(truncated=False, rest=memoryview(data)[end:])
     info = PictureInfo(name, f"image/{name}", *size, flags)
-    return Probe(info, orientation=orientation, image=image)
+    return Probe(info, orientation=orientation, load=lambda: guarded(lambda: _loaded(image)))
 
 
-def decode_other(probe: Probe, image: ImageFile.ImageFile) -> Pixels:
+def decode_other(probe: Probe, load: Callable[[], Pixels]) -> Pixels:
     """The first frame, upright, transparent parts on white, deeper samples cut to 8 bits."""
-    pixels = upright(_guarded(lambda: _loaded(image)), probe.orientation)
+    pixels = upright(load(), probe.orientation)
     if pixels.shape[1::-1] != (probe.info.width, probe.info.height):
         raise DamagedImage("the picture has another size than its header says")
     return pixels
 
 
 def _loaded(image: ImageFile.ImageFile) -> Pixels:
+    """All the picture's rows, converted in bands: 25 Mpx of RGBA would else be held thrice."""
     image.load()
     if image.mode == "F":
         raise UnsupportedFormat("a picture of floating point numbers is not decoded")
-    if image.mode.startswith("I"):
-        return _eight_bits(np.asarray(image))
-    flat = _on_white(image) if image.has_transparency_data else image
-    if flat.mode in ("1", "L"):
-        return np.asarray(flat.convert("L"))
-    return np.asarray(cv2.cvtColor(np.asarray(flat.convert("RGB")), cv2.COLOR_RGB2BGR), np.uint8)
+    (width, height), is_deep = image.size, image.mode.startswith("I")
+    is_gray = is_deep or (image.mode in ("1", "L") and not image.has_transparency_data)
+    pixels = np.empty((height, width) if is_gray else (height, width, 3), np.uint8)
+    for rows in bands(width, height):
+        band = image.crop((0, rows.start, width, rows.stop))
+        if is_deep:
+            pixels[rows] = _eight_bits(np.asarray(band))
+        else:
+            pixels[rows] = np.asarray(band.convert("L")) if is_gray else _bgr(band)
+    return pixels
+
+
+def _bgr(band: Image.Image) -> Pixels:
+    is_clear = band.has_transparency_data
+    rgb = (
+        on_white(np.asarray(band.convert("RGBA"))) if is_clear else np.asarray(band.convert("RGB"))
+    )
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _eight_bits(values: NDArray[np.integer[Any]]) -> Pixels:  # Any: uint16 or int32
     if values.min() < 0 or values.max() > 0xFFFF:
         raise UnsupportedFormat("a picture with more than 16 bits a sample is not decoded")
     return (values >> 8).astype(np.uint8)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-
-
-T = TypeVar("T")
-
-
-def _guarded(work: Callable[[], T]) -> T:
-    """Run Pillow and let nothing out but an ImageError.
-
-    Fed with hostile bytes Pillow raises OSError, SyntaxError, ValueError, EOFError,
-    struct.error, IndexError, OverflowError, MemoryError, DecompressionBombError and, where
-    warnings are errors, warnings: at this rim all of them are one thing, a damaged picture.
-    """
-    try:
-        return work()
-    except ImageError:
-        raise
-    except Exception as error:
-        cause = str(error) or type(error).__name__
-        if isinstance(error, MemoryError) or "memory" in cause:
-            raise TooComplex("the picture takes more memory than it may") from error
-        raise DamagedImage(f"the picture does not decode: {cause}") from error

@@ -1,16 +1,22 @@
 """What a picture's header says, before any pixel is decoded."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile
+from PIL import Image
 
-from capturekit.errors import DamagedImage, TooManyPixels
+from capturekit.errors import DamagedImage, TooComplex, TooManyPixels
 
 Pixels: TypeAlias = NDArray[np.uint8]
 OnDamage: TypeAlias = Literal["refuse", "flag"]
+
+MAX_SIDE = 65_535
+"""Longest side, as in a JPEG. Pillow keeps a pointer a row: 25 million rows take 500 MB."""
+BAND_PIXELS = 2**20
+"""Pixels that are converted at a time, so that a picture is never held twice over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +44,18 @@ class Probe:
     is_colour: bool = True
     is_complete: bool = True
     """False when the end is missing and whole scans are missing with it."""
-    image: ImageFile.ImageFile | None = None
-    """Opened by Pillow, not loaded; None for a JPEG."""
+    load: Callable[[], Pixels] | None = None
+    """Decodes the pixels, not yet turned; None for a JPEG."""
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raise TooManyPixels, or DamagedImage for a picture without pixels."""
+    """Raise TooManyPixels, TooComplex for a very long side, DamagedImage for no pixels."""
     if width < 1 or height < 1:
         raise DamagedImage(f"the header says {width} x {height} pixels")
     if width * height > max_pixels:
         raise TooManyPixels(width, height, max_pixels)
+    if max(width, height) > MAX_SIDE:
+        raise TooComplex(f"the picture is {width} x {height}; a side has at most {MAX_SIDE} pixels")
 
 
 def upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
@@ -71,3 +79,17 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def bands(width: int, height: int) -> Iterator[slice]:
+    """The rows of a picture, some at a time."""
+    step = max(1, BAND_PIXELS // width)
+    for top in range(0, height, step):
+        yield slice(top, min(height, top + step))
+
+
+def on_white(pixels: Pixels) -> Pixels:
+    """Three colours in any order, and alpha, (H, W, 4), laid on white: (H, W, 3)."""
+    layer = Image.fromarray(pixels)
+    flat = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.asarray(flat.convert("RGB"))

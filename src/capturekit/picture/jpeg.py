@@ -21,6 +21,7 @@ from capturekit.picture.header import (
     upright,
     upright_size,
 )
+from capturekit.picture.rim import guarded
 
 MAX_JPEG_MARKERS = 512
 """Cameras write 10 to 40. Without a cap, 8 MB of comments cost Pillow's probe 1.7 s."""
@@ -139,6 +140,11 @@ def probe_jpeg(data: bytes, max_pixels: int) -> Probe:
 
 
 def _with_end(data: bytes) -> bytes:
+    """Append the end marker; zeros that fill up the last block of a card or buffer go first."""
+    kept = data.rstrip(b"\0")
+    if len(data) - len(kept) >= 2:
+        # A coded FF is always followed by a zero of its own.
+        data = kept + b"\0" if kept.endswith(b"\xff") else kept
     return data + (b"\xd9" if data.endswith(b"\xff") else b"\xff\xd9")
 
 
@@ -156,12 +162,12 @@ def decode_jpeg(
     if strict and not probe.is_complete:
         raise DamagedImage("the JPEG is cut: whole scans are missing at its end")
     least = 1 if scaled else 0  # the least width and height; 0 means full size
-    try:
-        # The decoder's own view of the size must be ours, or the pixel cap meant nothing.
-        height, width, *_ = simplejpeg.decode_jpeg_header(probe.jpeg, strict=strict)
-        if upright_size(width, height, probe.orientation) != (probe.info.width, probe.info.height):
-            raise DamagedImage(f"the JPEG has two sizes, one of them {width} x {height}")
-        pixels = simplejpeg.decode_jpeg(
+    height, width, *_ = guarded(lambda: simplejpeg.decode_jpeg_header(probe.jpeg, strict=strict))
+    # The decoder's own view of the size must be ours, or the pixel cap meant nothing.
+    if upright_size(width, height, probe.orientation) != (probe.info.width, probe.info.height):
+        raise DamagedImage(f"the JPEG has two sizes, one of them {width} x {height}")
+    pixels = guarded(
+        lambda: simplejpeg.decode_jpeg(
             probe.jpeg,
             wanted,
             fastdct=scaled,
@@ -170,9 +176,5 @@ def decode_jpeg(
             min_factor=1,
             strict=strict,
         )
-    except (ValueError, KeyError, MemoryError) as error:
-        # KeyError: simplejpeg 1.9 looks up a chroma subsampling that no name stands for.
-        if isinstance(error, MemoryError) or "memory" in str(error).lower():
-            raise TooComplex("the picture takes more memory than it may") from error
-        raise DamagedImage(f"the JPEG does not decode: {error}") from error
+    )
     return upright(pixels[:, :, 0] if wanted == "GRAY" else pixels, probe.orientation)
