@@ -1,8 +1,10 @@
 import base64
+import fcntl
 import json
 import logging
 import pickle
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -389,6 +391,51 @@ def test_a_call_is_counted_before_it_is_made(server: VisionServer, waits: Waits)
     Describe((provider(server.url),), budget=budget, runtime=waits.runtime)(picture())
 
     assert counted == [1]
+
+
+def test_a_process_that_is_killed_in_a_call_has_paid_for_it(
+    server: VisionServer, tmp_path: Path
+) -> None:
+    is_asked = threading.Event()
+
+    def hang(_asked: object) -> Reply:
+        is_asked.set()
+        return Reply(how="hang")
+
+    server.replies = [hang]
+    code = f"""if True:
+        import numpy as np
+        from pathlib import Path
+        from capturekit.frame import Frame
+        from capturekit.steps.describe import Budget, Describe, Provider
+        one = Provider("a", {server.url!r}, "m", input_cost=1.0, output_cost=1.0)
+        step = Describe((one,), budget=Budget(path=Path({str(tmp_path)!r}) / "budget.json"))
+        step(Frame.from_pixels(np.zeros((9, 9, 3), np.uint8)))
+    """
+    process = subprocess.Popen([sys.executable, "-c", code])
+    assert is_asked.wait(30)
+    process.kill()
+    process.wait()
+
+    ledger = Runtime().ledger(Budget(path=tmp_path / "budget.json"))
+    assert ledger.spent() == (1, 0.006)
+
+
+def test_a_lock_that_is_held_for_ever_does_not_hold_the_step(
+    server: VisionServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capturekit.steps.describe.step.GRACE_S", 0.1)
+    budget = Budget(path=tmp_path / "budget.json")
+    step = Describe((provider(server.url),), budget=budget, deadline_s=0.1, runtime=Runtime())
+    with (tmp_path / "budget.json.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ProviderFailed, match="no answer within"):
+            step(picture())
+    for thread in threading.enumerate():
+        if thread.name == "describe":
+            thread.join()
+
+    assert server.asked == []
 
 
 @pytest.mark.parametrize("usage", [None, (-5, 10), (10**18, 1), ("many", True)])
