@@ -70,6 +70,13 @@ _BOOT = (
     "main(int(sys.argv[2]), *map(float, sys.argv[3:]))"
 )
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+_LEAN = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # Memory for a picture stays with the child for the next one: its pages cost 2 ms at 5 Mpx.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(48 * 2**20),
+}
 
 
 def decode_in_child(
@@ -367,8 +374,7 @@ def _start(end: int, limits: _Limits) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(end,),
-        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _LEAN,
         # An interrupt from the keyboard is for the parent.
         process_group=0,
     )

@@ -49,8 +49,9 @@ def child_pids(parent: int | str = "self") -> set[int]:
     found = set()
     for listing in Path(f"/proc/{parent}/task").glob("*/children"):
         for pid in listing.read_text().split():
-            if b"child_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.add(int(pid))
+            with suppress(OSError):  # it ended meanwhile
+                if b"child_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.add(int(pid))
     return found
 
 
@@ -219,11 +220,13 @@ def test_a_child_killed_with_a_picture_is_replaced(children: DecodingChildren) -
 def test_a_picture_whose_children_are_killed_again_and_again_is_refused() -> None:
     done = threading.Event()
 
+    spared = child_pids()
+
     def kill() -> None:
-        spared = child_pids()
         while not done.wait(0.002):
             for pid in child_pids() - spared:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     with DecodingChildren(1) as children, ThreadPoolExecutor(1) as killer:
         killing = killer.submit(kill)
