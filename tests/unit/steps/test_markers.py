@@ -131,6 +131,14 @@ def test_a_marker_turned_on_the_shelf_is_given_with_its_angle() -> None:
     assert off_px(found, camera) < 1
 
 
+def test_of_two_markers_that_disagree_none_is_believed() -> None:
+    wrong = Markers((Marker(0, 4, 4, MARKER), Marker(2, 100, 60, MARKER)))
+
+    found = locate(seen(Camera(view=14, tilt=0)), wrong)
+
+    assert (found.reason, found.matrix) == ("markers disagree", None)
+
+
 @pytest.mark.parametrize("hidden", [(0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4)])
 def test_one_marker_is_not_enough(hidden: tuple[int, ...]) -> None:
     found = locate(seen(Camera(view=12), Rack(hidden=hidden)), SHELF)

@@ -70,6 +70,10 @@ def test_pieces_are_counted_under_other_light_from_a_moved_camera(
     assert fills == pytest.approx(np.array(STOCK) / CAPACITY, abs=0.12)
 
 
+def test_a_quarter_of_the_light_changes_no_count(step: MeasureOccupancy) -> None:
+    assert quantities(step(zoned(replace(CAMERA, gain=0.25, noise=1, seed=6)))) == list(STOCK)
+
+
 @pytest.mark.parametrize(("width", "height", "turns"), [(640, 480, 2), (2592, 1944, 1)])
 def test_any_size_and_turn_of_the_picture_will_do(
     tmp_path: Path, width: int, height: int, turns: int
