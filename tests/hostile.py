@@ -91,7 +91,7 @@ def jpeg_50_scans_of_25_mpx() -> bytes:
 
 @case
 def jpeg_50_noisy_scans_of_6_mpx() -> bytes:
-    return more_scans(jpeg_of(noisy("RGB", 3000, 2000), progressive=True, quality=70), 30)
+    return more_scans(jpeg_of(noisy("RGB", 3000, 2000), progressive=True, quality=30), 30)
 
 
 @case
@@ -513,6 +513,18 @@ def tiff_many_strips() -> bytes:
 
 
 @case
+def tiff_16_bit_cmyk_of_25_mpx() -> bytes:
+    rows = deflated(SIDE * SIDE * 8)
+    return tiff(SIDE, SIDE, rows, bits=16, samples=4, photometric=5, compression=8)
+
+
+@case
+def tiff_tiles_without_data() -> bytes:
+    whole = saved(plain("L", 2048, 2048), "TIFF", compression="tiff_lzw", tile=(16, 16))
+    return whole[:400] + bytes(len(whole) - 400)
+
+
+@case
 def tiff_zstd_bomb() -> bytes:
     return saved(plain(), "TIFF", compression="zstd")
 
@@ -556,6 +568,16 @@ def avif_many_boxes() -> bytes:
 def avif_animation() -> bytes:
     frames = [Image.new("RGB", (640, 480), (i, i, i)) for i in range(40)]
     return saved(frames[0], "AVIF", save_all=True, append_images=frames[1:], speed=10)
+
+
+@case
+def avif_and_jpeg() -> bytes:
+    return saved(plain("RGB", 16, 16), "AVIF") + jpeg_of(plain("RGB", 16, 16))
+
+
+@case
+def gif_and_script() -> bytes:
+    return saved(plain("L", 16, 16), "GIF") + b"/*<script>alert(1)</script>*/" * 1000
 
 
 # HEIC, where its library is installed

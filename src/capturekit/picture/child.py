@@ -253,11 +253,12 @@ class _Refused(BaseModel):
 
     reason: str
     text: str
-    size: tuple[int, int] | None = None
+    size: tuple[int, int, int] | None = None
+    """Width, height and the most pixels, of a TooManyPixels."""
 
-    def error(self, max_pixels: int) -> ImageError:
+    def error(self) -> ImageError:
         if self.size is not None:
-            return TooManyPixels(*self.size, max_pixels)
+            return TooManyPixels(*self.size)
         return _LEAVES.get(self.reason, DamagedImage)(self.text)
 
 
@@ -385,7 +386,7 @@ def _understood(message: bytes, files: list[int], request: _Request) -> _Answer:
     try:
         said = _READ_ANSWER.validate_json(message)
         if isinstance(said, _Refused):
-            raise said.error(request.max_pixels)
+            raise said.error()
         info = said.info
         if info.width * info.height > request.max_pixels or said.channels not in (0, 1, 3):
             raise ValueError("more pixels than were allowed")

@@ -141,7 +141,9 @@ def _done(data: bytes, request: Mapping[str, Any]) -> tuple[Pixels | None, Answe
 
 
 def _refusal(error: ImageError) -> Answer:
-    size = (error.width, error.height) if isinstance(error, TooManyPixels) else None
+    size = (
+        (error.width, error.height, error.max_pixels) if isinstance(error, TooManyPixels) else None
+    )
     return {"reason": error.reason, "text": str(error)[:MAX_TEXT], "size": size}
 
 

@@ -27,6 +27,9 @@ MAX_JPEG_MARKERS = 512
 """Cameras write 10 to 40. Without a cap, 8 MB of comments cost Pillow's probe 1.7 s."""
 MAX_JPEG_SCANS = 64
 """Encoders write 1 to 12. A 94 kB file with 1,006 scans costs every decoder 10 s."""
+MAX_SCANNED_PIXELS = 800_000_000
+"""Width x height x scans. An empty scan still visits every block, at 0.7 ns a pixel: 60 scans
+of 25 Mpx in 5 kB take 1 s (tests/hostile.py). The largest real ones come to 300 million."""
 
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _FRAME_HEADERS = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
@@ -127,6 +130,8 @@ def probe_jpeg(data: bytes, max_pixels: int) -> Probe:
     """Walk the markers; a missing end is added and flagged. Microseconds, not milliseconds."""
     walk = _JpegWalk(data).run()
     check_pixels(walk.width, walk.height, max_pixels)
+    if walk.width * walk.height * walk.scans > MAX_SCANNED_PIXELS:
+        raise TooComplex(f"the JPEG goes over its {walk.width} x {walk.height} {walk.scans} times")
     end = len(data) if walk.end is None else walk.end
     size = upright_size(walk.width, walk.height, walk.orientation)
     flags = flags_of(truncated=walk.end is None, rest=memoryview(data)[end:])

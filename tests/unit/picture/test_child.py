@@ -118,6 +118,12 @@ def test_pixels_may_be_drawn_on() -> None:
         (b"BM" + bytes(100), UnsupportedFormat),
         (JPEG[:900], DamagedImage),
         (huge_png(10_000, 10_000), TooManyPixels),
+        (
+            encoded(small(1, 4, 4), "AVIF").replace(
+                b"ispe" + bytes(7) + b"\4", b"ispe" + bytes(5) + b"\x7f\xff\4"
+            ),
+            TooManyPixels,
+        ),
     ],
 )
 def test_a_refusal_is_the_same_leaf_and_text(data: bytes, expected: type[ImageError]) -> None:

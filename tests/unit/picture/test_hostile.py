@@ -2,17 +2,21 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from capturekit.picture import decode
 from tests import hostile
 
 CPU_S = 2.0
 PEAK_MB = 512
 REFUSED = {
     "jpeg_1006_scans": "TooComplex",
+    "jpeg_50_scans_of_25_mpx": "TooComplex",
+    "jpeg_arithmetic_progressive": "TooComplex",
     "jpeg_comments": "TooComplex",
     "jpeg_12_bits": "UnsupportedFormat",
     "jpeg_lossless": "UnsupportedFormat",
@@ -67,6 +71,16 @@ def test_a_hostile_picture_is_refused_or_cheap(kind: str, tmp_path: Path) -> Non
         assert one["cpu_s"] < CPU_S, one
         assert one["peak_mb"] < PEAK_MB, one
         assert str(one["outcome"]).startswith(REFUSED.get(str(one["name"]), "")), one
+
+
+@pytest.mark.parametrize("name", ["jpeg_restarts_without_data", "jpeg_arithmetic_of_nothing"])
+def test_pixels_that_are_guessed_cost_little_as_well(name: str) -> None:
+    started = time.process_time()
+
+    picture = decode(hostile.CASES[name](), on_damage="flag")
+
+    assert picture.info.flags == ("damaged",)
+    assert time.process_time() - started < CPU_S
 
 
 def test_there_are_many_hostile_pictures() -> None:
