@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import cv2
@@ -19,6 +19,7 @@ Light = NDArray[np.float32]
 Scene = Callable[[int], Pixels]
 
 
+@lru_cache(maxsize=2)
 def labelled(seed: int) -> Light:
     """A wooden shelf with six bar codes of 2 to 4 px a module, sharp."""
     random = np.random.default_rng(seed)
@@ -69,6 +70,11 @@ def red_shelf(seed: int) -> Light:
     return np.where(lit < 200, lit * np.array((0.25, 0.3, 1), np.float32), lit)
 
 
+def cardboard(seed: int) -> Light:
+    """Brown boxes on brown boards."""
+    return empty_shelf(seed) * np.array((0.5, 0.67, 0.9), np.float32)
+
+
 def plain(level: float, _seed: int) -> Light:
     return np.full((HEIGHT, WIDTH, 3), level, np.float32)
 
@@ -112,7 +118,7 @@ SKIN, TAPE = (60, 70, 170), (12, 12, 12)
 SCENES: Final[dict[str, Scene]] = {
     "sharp": partial(taken, labelled),
     **{f"blur {px}": partial(taken, labelled, blur_px=px) for px in (1, 2, 3, 4, 5, 8)},
-    **{f"motion {px}": partial(taken, labelled, motion_px=px) for px in (10, 20, 40)},
+    **{f"motion {px}": partial(taken, labelled, motion_px=px) for px in (5, 10, 20, 40)},
     **{f"noise {n}": partial(taken, labelled, noise=n) for n in (8, 16, 32)},
     **{f"noise {n}, blur 5": partial(taken, labelled, noise=n, blur_px=5) for n in (8, 16, 32)},
     **{f"dim {by}": partial(taken, labelled, light=by) for by in (0.5, 0.2, 0.15, 0.1, 0.05)},
@@ -128,6 +134,7 @@ SCENES: Final[dict[str, Scene]] = {
     "plain boxes": partial(taken, smooth_boxes, blur_px=0.8),
     "plain boxes, blur 5": partial(taken, smooth_boxes, blur_px=5),
     "red shelf": partial(taken, red_shelf),
+    "cardboard": partial(taken, cardboard, blur_px=0.8),
     "night": partial(taken, partial(plain, 6), noise=12),
     "night, gain": partial(taken, partial(plain, 40), noise=30),
 }
@@ -137,6 +144,7 @@ _NOTHING = (Verdict.TOO_DARK, Verdict.LENS_COVERED, Verdict.BLANK)
 
 FAULTS: Final[dict[str, tuple[Verdict, ...]]] = {
     **{f"blur {px}": (Verdict.BLURRED,) for px in (4, 5, 8)},
+    **{f"motion {px}": (Verdict.BLURRED,) for px in (20, 40)},
     **{f"noise {n}, blur 5": (Verdict.BLURRED,) for n in (8, 16, 32)},
     "plain boxes, blur 5": (Verdict.BLURRED,),
     "fog 0.5": (Verdict.BLURRED,),
@@ -150,14 +158,14 @@ FAULTS: Final[dict[str, tuple[Verdict, ...]]] = {
     "tape 1.2": _DARK,
     "night, gain": _NOTHING,
     "bare wall": (Verdict.BLANK,),
-    "bare wall, dim": (Verdict.BLANK,),
+    "bare wall, dim": (Verdict.BLANK, Verdict.LENS_COVERED),
 }
 """The verdicts that are right."""
 
 USABLE: Final = (
     "sharp",
     "blur 1",
-    "motion 10",
+    "motion 5",
     *(f"noise {n}" for n in (8, 16, 32)),
     *(f"dim {by}" for by in (0.5, 0.2)),
     "bright 1.3",
@@ -168,5 +176,6 @@ USABLE: Final = (
     "empty shelf, dim",
     "plain boxes",
     "red shelf",
+    "cardboard",
 )
 """Scenes that must not be called anything but good: it would make a camera blind."""

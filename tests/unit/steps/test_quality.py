@@ -97,3 +97,17 @@ def test_the_json_has_an_advice_that_a_device_can_act_on(scene: str, advice: str
     assert isinstance(as_json, dict)
     assert as_json["advice"] == advice
     assert {"sharpness", "brightness", "contrast", "clipped", "verdict"} <= as_json.keys()
+
+
+def test_edges_are_found_across_and_down() -> None:
+    bars = np.zeros((640, 640), np.uint8)
+    bars[::64] = bars[1::64] = 200
+
+    down, across = judged(bars), judged(bars.T.copy())
+
+    assert down.edges == pytest.approx(across.edges)
+    assert down.focus == pytest.approx(across.focus)
+    assert down.edges > 0.1
+    half = bars.copy()
+    half[320:] = 0
+    assert judged(half).edges == pytest.approx(down.edges / 2, rel=0.1)
