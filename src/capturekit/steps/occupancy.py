@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from capturekit.errors import ConfigError
+from capturekit.errors import ConfigError, ImageError
 from capturekit.frame import Frame, Observation
 from capturekit.picture import Pixels
 from capturekit.pipeline import Chainable, ModelFile
@@ -186,7 +186,10 @@ class _Empty:
 
 @functools.lru_cache(maxsize=16)
 def _empty(file: ModelFile, markers: Markers | None) -> _Empty:
-    frame = Frame.open(file.path.read_bytes(), colour=False)
+    try:
+        frame = Frame.open(file.path.read_bytes(), colour=False)
+    except ImageError as error:
+        raise ConfigError(f"{file.path}, the empty shelf: {error}") from error
     at = place(frame, markers)
     if not at.is_known:
         raise ConfigError(f"{file.path}, the empty shelf: {at.reason}")

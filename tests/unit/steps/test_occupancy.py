@@ -189,6 +189,9 @@ def test_a_picture_of_the_empty_shelf_that_cannot_serve_is_refused(tmp_path: Pat
 
     with pytest.raises(ConfigError, match="markers missing"):
         MeasureOccupancy(ModelFile(file))(zoned(CAMERA))
+    file.write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match="do not start like"):
+        MeasureOccupancy(ModelFile(file))(zoned(CAMERA))
     with pytest.raises(ConfigError, match="cannot be read"):
         ModelFile(tmp_path / "none.jpg")
     with pytest.raises(ValueError, match="along"):
