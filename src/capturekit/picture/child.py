@@ -141,7 +141,7 @@ class DecodingChildren:
         picture, ConfigError when no child can be started, RuntimeError after ``close``.
         """
         check_on_damage(on_damage)
-        request = _Request("decode", max_bytes, max_pixels, on_damage, colour)
+        request = Request("decode", max_bytes, max_pixels, on_damage, colour)
         info, pixels, has_colour = self._ask(request, data)
         if pixels is None:
             raise DamagedImage(_DIED)
@@ -162,7 +162,7 @@ class DecodingChildren:
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> PictureInfo:
         """As ``capturekit.picture.verify``; raises what ``decode`` raises."""
-        return self._ask(_Request("verify", max_bytes, max_pixels), data)[0]
+        return self._ask(Request("verify", max_bytes, max_pixels), data)[0]
 
     def close(self) -> None:
         """Kill the children; a call that is under way is a RuntimeError as well."""
@@ -182,7 +182,7 @@ class DecodingChildren:
             self._slots.put(None)
         self._end = weakref.finalize(self, _end_all, self._running, self._slots)
 
-    def _ask(self, request: "_Request", data: bytes) -> "_Answer":
+    def _ask(self, request: "Request", data: bytes) -> "_Answer":
         if len(data) > request.max_bytes:
             raise TooManyBytes(request.max_bytes)
         child = self._slots.get()
@@ -227,7 +227,9 @@ class _Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Request:
+    """What is asked of a child for one picture."""
+
     want: str
     max_bytes: int
     max_pixels: int
@@ -301,7 +303,7 @@ class _Child:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: _Request, data: bytes) -> _Answer:
+    def ask(self, request: Request, data: bytes) -> _Answer:
         """Have this picture decoded; raises an ImageError or _KilledByOthersError."""
         try:
             message, files = self._exchanged(request, data)
@@ -313,7 +315,7 @@ class _Child:
             self.kill()
             raise self._cause_of_death()
         try:
-            return _understood(message, files, request)
+            return understood(message, files, request)
         except ValueError as error:
             # It does not talk as our code does: something took it over.
             self.kill()
@@ -333,7 +335,7 @@ class _Child:
         self._socket.close()
         self._process.returncode = 0
 
-    def _exchanged(self, request: _Request, data: bytes) -> tuple[bytes, list[int]]:
+    def _exchanged(self, request: Request, data: bytes) -> tuple[bytes, list[int]]:
         file = os.memfd_create("picture", os.MFD_CLOEXEC)
         try:
             write_all(file, memoryview(data))
@@ -351,13 +353,12 @@ class _Child:
 
     def _received(self) -> tuple[bytes, list[int]]:
         try:
-            message, files, flags, _ = socket.recv_fds(
+            message, files, _, _ = socket.recv_fds(
                 self._socket, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             return b"", []
-        is_cut = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
-        return (b"?" if is_cut else message), files
+        return message, files
 
     def _cause_of_death(self) -> Exception:
         number = -self._process.wait()
@@ -381,7 +382,7 @@ def _start(end: int, limits: _Limits) -> subprocess.Popen[bytes]:
     )
 
 
-def _understood(message: bytes, files: list[int], request: _Request) -> _Answer:
+def understood(message: bytes, files: list[int], request: Request) -> _Answer:
     """What the child says, checked; ValueError for anything that our code would not say."""
     try:
         said = _READ_ANSWER.validate_json(message)

@@ -27,7 +27,13 @@ from capturekit.errors import (
     UnsupportedFormat,
 )
 from capturekit.picture import decode, verify
-from capturekit.picture.child import DecodingChildren, decode_in_child, verify_in_child
+from capturekit.picture.child import (
+    DecodingChildren,
+    Request,
+    decode_in_child,
+    understood,
+    verify_in_child,
+)
 from capturekit.picture.child_main import PIXEL_SEALS, answer, mapped
 from tests.made_pictures import huge_png
 from tests.pictures import encoded, jpeg, small, turned
@@ -275,6 +281,7 @@ async def test_a_thread_of_an_async_server_can_decode() -> None:
 def in_fork(children: DecodingChildren) -> None:
     assert children.decode(JPEG).info.width == 160
     assert decode_in_child(JPEG).info.width == 160
+    assert len(child_pids()) == 2  # none of them the other process's
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -384,6 +391,39 @@ def test_pixels_that_could_be_cut_or_are_too_few_are_not_taken(seals: int) -> No
 
     with pytest.raises(ValueError, match="sealed"):
         mapped(file, 11 if seals else 10)
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(file)
+
+
+INFO = {"format": "jpeg", "media_type": "image/jpeg", "width": 4, "height": 2, "flags": []}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"no json",
+        b"[" * 8000,
+        b'{"info": null}',
+        json.dumps({"info": INFO, "channels": 3}).encode(),
+        json.dumps({"info": INFO, "channels": 2}).encode(),
+        json.dumps({"info": INFO | {"width": 10**6}, "channels": 0}).encode(),
+        json.dumps({"info": INFO | {"width": "4"}, "channels": 0}).encode(),
+        json.dumps({"info": INFO, "code": "os.system()"}).encode(),
+        json.dumps({"reason": "damaged", "text": 3}).encode(),
+    ],
+)
+def test_what_our_child_would_not_say_is_not_believed(said: bytes) -> None:
+    with pytest.raises(ValueError, match=r"validation|pixels"):
+        understood(said, [], Request("decode", 100, 100))
+
+
+def test_what_a_child_hands_over_unasked_is_closed() -> None:
+    file = os.memfd_create("more")
+
+    info, pixels, _ = understood(json.dumps({"info": INFO}).encode(), [file], Request("", 9, 9))
+
+    assert (info.width, pixels) == (4, None)
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(file)
 
