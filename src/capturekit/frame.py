@@ -173,8 +173,10 @@ class Reference:
     id: str
     """Names the picture, such as its capture's id."""
     gray: Pixels
-    """Luma, (H, W) uint8, of any size."""
+    """Luma, (H, W) uint8; it may be scaled down."""
     observations: tuple[Observation, ...] = ()
+    size: tuple[int, int] | None = None
+    """Width and height of the picture before ``gray`` was scaled down; None: it was not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,6 +30,7 @@ from capturekit.queue.base import (
     RetryPolicy,
 )
 from capturekit.steps.quality import Verdict
+from capturekit.steps.zones import Zones
 from capturekit.store import Capture, CaptureState, Run, RunRecord, Store
 from capturekit.worker import JobContext
 
@@ -193,7 +194,7 @@ class Processing:
             result=found,
             observations=result.observations,
             thumbnail=await self._keep_thumbnail(result),
-            is_blind=bool(result.degraded) or _is_blind(found),
+            is_blind=_is_blind(found) or not _is_whole(result),
         )
 
     async def _reference(self, capture: Capture) -> Reference | None:
@@ -300,6 +301,12 @@ def _carried_from(run: Run) -> str | None:
         return None
     reference = change.get("reference")
     return reference if isinstance(reference, str) else None
+
+
+def _is_whole(result: Result) -> bool:
+    """Whether every step that looks for things could look, and everywhere."""
+    zones = result.findings.get(Zones)
+    return not result.degraded and (not isinstance(zones, Zones) or zones.is_known)
 
 
 def _is_blind(found: dict[str, JsonValue]) -> bool:

@@ -190,7 +190,8 @@ class References:
         change = result.findings.get(Change)
         if not isinstance(change, Change) or change.gray is None or not _is_whole(result, change):
             return False
-        kept = Reference(id or result.sha256 or "", change.gray, result.observations)
+        size = (result.info.width, result.info.height) if result.info else None
+        kept = Reference(id or result.sha256 or "", change.gray, result.observations, size)
         with self._lock:
             self._kept[device, view] = kept
             self._kept.move_to_end((device, view))
@@ -211,10 +212,9 @@ def _obstacle(frame: Frame, reference: Reference, old: Pixels, new: Pixels) -> s
     quality = frame.findings.get(Quality)
     if isinstance(quality, Quality) and quality.verdict is not Verdict.GOOD:
         return "poor picture"
-    is_whole = max(reference.gray.shape) > max(new.shape)
-    if is_whole and reference.gray.shape != (frame.height, frame.width):
-        return "other size"
-    return None if old.shape == new.shape else "other size"
+    height, width = reference.gray.shape
+    is_same = (reference.size or (width, height)) == (frame.width, frame.height)
+    return None if is_same and old.shape == new.shape else "other size"
 
 
 # Alignment

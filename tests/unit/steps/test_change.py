@@ -127,6 +127,16 @@ def test_a_changed_picture_keeps_nothing() -> None:
     assert frame.find(Change).carried == 0
 
 
+def test_a_camera_that_changes_its_resolution_is_noticed() -> None:
+    references = References()
+    pipeline = ProcessingPipeline((DetectChange(),))
+    references.accept("shelf", "", pipeline.run(photograph()))
+
+    half = pipeline.run(cv2.resize(photograph(), (800, 600)), reference=references.of("shelf"))
+
+    assert half.findings[Change].reason == "other size"  # type: ignore[attr-defined]  # a Change
+
+
 def test_without_a_reference_everything_is_new() -> None:
     found = DetectChange()(Frame.from_pixels(photograph())).find(Change)
 
@@ -170,7 +180,7 @@ def test_a_reference_may_be_the_small_picture_that_the_change_keeps() -> None:
     assert kept is not None
     frame = replace(
         Frame.from_pixels(photograph(replace(CAMERA, seed=2, shift_px=(8, 8)))),
-        reference=Reference("1", kept, (CODE,)),
+        reference=Reference("1", kept, (CODE,), size=(1600, 1200)),
     )
 
     found = DetectChange()(frame)
