@@ -6,7 +6,6 @@ shared memory. Linux only. Its cost is in ``docs/explanation/safe-decoding.md``.
 """
 
 import json
-import math
 import os
 import signal
 import socket
@@ -41,7 +40,7 @@ from capturekit.picture import (
     Pixels,
     check_on_damage,
 )
-from capturekit.picture.child_main import MESSAGE_BYTES, READY, mapped, write_all
+from capturekit.picture.child_main import MESSAGE_BYTES, READY, write_all
 
 MAX_CPU_S: Final = 2.0
 """CPU time for one picture, in the child. A 5 Mpx JPEG takes 0.05 s, 25 Mpx up to 1.5 s."""
@@ -54,6 +53,8 @@ _START_S: Final = 60.0
 """A child starts in 0.4 s; a machine under load takes many times as long."""
 _LEAST_MEMORY_BYTES: Final = 128 * 2**20
 """Interpreter and libraries alone take about 80 MiB."""
+_KEPT_BYTES: Final = 32 * 2**20
+"""Shared memory that stays with a child for its next picture; a 10 Mpx one in colour."""
 _ATTEMPTS: Final = 2
 """Children a picture is given to, when somebody else kills them."""
 _DIED: Final = "the decoder died of the picture"
@@ -67,7 +68,7 @@ _CRASH_SIGNALS = {
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from capturekit.picture.child_main import main; "
-    "main(int(sys.argv[2]), *map(float, sys.argv[3:]))"
+    "main(int(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:]))"
 )
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 _LEAN = {
@@ -283,15 +284,17 @@ class _Child:
         self._limits = limits
         # Messages keep their bounds on this kind of socket, and its end is seen at once.
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Read, never mapped: cutting a mapped file ends its reader.
+        self._pixels = os.memfd_create("pixels", os.MFD_CLOEXEC)
         with theirs:
-            self._process = _start(theirs.fileno(), limits)
+            self._process = _start(theirs.fileno(), self._pixels, limits)
         self._socket.settimeout(_START_S)
         self._await_start()
         self._socket.settimeout(limits.wall_s)
 
     def _await_start(self) -> None:
         with suppress(TimeoutError):
-            if self._received()[0] == READY:
+            if self._received() == READY:
                 return
         self.kill()
         if self._process.returncode != 1:
@@ -306,7 +309,7 @@ class _Child:
     def ask(self, request: Request, data: bytes) -> _Answer:
         """Have this picture decoded; raises an ImageError or _KilledByOthersError."""
         try:
-            message, files = self._exchanged(request, data)
+            message = self._exchanged(request, data)
         except BaseException:
             # A late answer would be taken for the next picture's.
             self.kill()
@@ -315,7 +318,7 @@ class _Child:
             self.kill()
             raise self._cause_of_death()
         try:
-            return understood(message, files, request)
+            return understood(message, self._pixels, request)
         except ValueError as error:
             # It does not talk as our code does: something took it over.
             self.kill()
@@ -327,21 +330,27 @@ class _Child:
         self._process.wait()
 
     def kill(self) -> None:
-        self._socket.close()
+        self._close()
         self.end()
+
+    def _close(self) -> None:
+        self._socket.close()
+        if self._pixels >= 0:
+            os.close(self._pixels)
+            self._pixels = -1
 
     def forget(self) -> None:
         """Let go without ending it: another process's child."""
-        self._socket.close()
+        self._close()
         self._process.returncode = 0
 
-    def _exchanged(self, request: Request, data: bytes) -> tuple[bytes, list[int]]:
+    def _exchanged(self, request: Request, data: bytes) -> bytes:
         file = os.memfd_create("picture", os.MFD_CLOEXEC)
         try:
             write_all(file, memoryview(data))
             socket.send_fds(self._socket, [json.dumps(asdict(request)).encode()], [file])
         except (BrokenPipeError, ConnectionResetError):
-            return b"", []
+            return b""
         finally:
             os.close(file)
         try:
@@ -351,14 +360,11 @@ class _Child:
                 f"the picture was not decoded within {self._limits.wall_s:g} s"
             ) from error
 
-    def _received(self) -> tuple[bytes, list[int]]:
+    def _received(self) -> bytes:
         try:
-            message, files, _, _ = socket.recv_fds(
-                self._socket, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
-            )
+            return self._socket.recv(MESSAGE_BYTES)
         except ConnectionResetError:
-            return b"", []
-        return message, files
+            return b""
 
     def _cause_of_death(self) -> Exception:
         number = -self._process.wait()
@@ -369,39 +375,49 @@ class _Child:
         return _KilledByOthersError()
 
 
-def _start(end: int, limits: _Limits) -> subprocess.Popen[bytes]:
-    numbers = (str(end), str(limits.cpu_s), str(limits.wall_s), str(limits.memory_bytes))
+def _start(end: int, pixels: int, limits: _Limits) -> subprocess.Popen[bytes]:
+    numbers = (
+        str(end),
+        str(pixels),
+        str(limits.cpu_s),
+        str(limits.wall_s),
+        str(limits.memory_bytes),
+    )
     return subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path), *numbers],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        pass_fds=(end,),
+        pass_fds=(end, pixels),
         env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _LEAN,
         # An interrupt from the keyboard is for the parent.
         process_group=0,
     )
 
 
-def understood(message: bytes, files: list[int], request: Request) -> _Answer:
-    """What the child says, checked; ValueError for anything that our code would not say."""
-    try:
-        said = _READ_ANSWER.validate_json(message)
-        if isinstance(said, _Refused):
-            raise said.error()
-        info = said.info
-        if info.width * info.height > request.max_pixels or said.channels not in (0, 1, 3):
-            raise ValueError("more pixels than were allowed")
-        if said.channels == 0:
-            return info, None, False
-        shape = (info.height, info.width, 3)[: 2 if said.channels == 1 else 3]
-        shared = mapped(files.pop(), math.prod(shape))
-        pixels = np.frombuffer(shared, np.uint8).reshape(shape)
-        return info, pixels, said.has_colour
-    except IndexError as error:
-        raise ValueError("no pixels beside the answer") from error
-    finally:
-        for file in files:
-            os.close(file)
+def understood(message: bytes, pixels: int, request: Request) -> _Answer:
+    """What the child says, checked; ValueError for anything that our code would not say.
+
+    ``pixels`` is the file where it leaves them.
+    """
+    said = _READ_ANSWER.validate_json(message)
+    if isinstance(said, _Refused):
+        raise said.error()
+    info = said.info
+    if info.width * info.height > request.max_pixels or said.channels not in (0, 1, 3):
+        raise ValueError("more pixels than were allowed")
+    if said.channels == 0:
+        return info, None, False
+    shape = (info.height, info.width, 3)[: 2 if said.channels == 1 else 3]
+    return info, _read(pixels, shape), said.has_colour
+
+
+def _read(file: int, shape: tuple[int, ...]) -> Pixels:
+    pixels = np.empty(shape, np.uint8)
+    if os.preadv(file, [pixels.data], 0) != pixels.nbytes:
+        raise ValueError("fewer pixels than were told")
+    if pixels.nbytes > _KEPT_BYTES:
+        os.truncate(file, 0)
+    return pixels
 
 
 def _end_all(running: set[_Child | None], slots: "LifoQueue[_Child | None]") -> None:

@@ -1,12 +1,10 @@
 """What runs inside a decoding child: read a request, decode, answer; until the parent is gone.
 
 Started by ``capturekit.picture.child`` and by nobody else. A request and an answer are one JSON
-message each; the picture and its pixels come and go as files in memory beside them.
+message each; the picture comes, and its pixels go, in files in memory beside them.
 """
 
-import fcntl
 import json
-import mmap
 import os
 import resource
 import signal
@@ -30,9 +28,6 @@ MAX_KEPT_BYTES = 64 * 2**20
 """A child that holds more than this after a picture ends, and the next is a new one: Pillow does
 not give back all of what it had when memory ran out."""
 READY = b"ready"
-PIXEL_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-"""With these nobody can change or cut the pixels any more. Reading a mapping that is cut
-under the reader would end the reader's process."""
 _PATIENCE_S = 1.0
 """How much later than the parent the child itself gives up: only if that died meanwhile."""
 _SIGNALS = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU, signal.SIGTERM)
@@ -40,8 +35,11 @@ _SIGNALS = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU, signal.SIGTERM)
 Answer = dict[str, object]
 
 
-def main(end: int, cpu_s: float, wall_s: float, memory_bytes: float) -> None:
-    """Serve the parent at the other end of this socket, under these limits."""
+def main(end: int, shared: int, cpu_s: float, wall_s: float, memory_bytes: float) -> None:
+    """Serve the parent at the other end of this socket, under these limits.
+
+    Pixels are left in the shared file.
+    """
     with socket.socket(fileno=end) as parent:
         _be_quiet()
         limit_memory = limited(int(memory_bytes))
@@ -54,7 +52,7 @@ def main(end: int, cpu_s: float, wall_s: float, memory_bytes: float) -> None:
             signal.setitimer(signal.ITIMER_REAL, wall_s + _PATIENCE_S)
             request = json.loads(message)
             limit_memory(3 * request["max_pixels"])
-            answer(parent, request, files[0])
+            answer(parent, request, files[0], shared)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             if _status("VmData") > limit_memory.at_start + MAX_KEPT_BYTES:
@@ -102,7 +100,7 @@ def _status(name: str) -> int:
     raise LookupError(name)
 
 
-def answer(parent: socket.socket, request: Mapping[str, Any], file: int) -> None:
+def answer(parent: socket.socket, request: Mapping[str, Any], file: int, shared: int) -> None:
     """Do what is asked for the picture in this file, and send what came of it.
 
     Any: what the parent wrote, in ``capturekit.picture.child``.
@@ -112,15 +110,11 @@ def answer(parent: socket.socket, request: Mapping[str, Any], file: int) -> None
     finally:
         os.close(file)
     pixels, said = _done(data, request)
-    message = json.dumps(said).encode()
-    if pixels is None:
-        parent.send(message)
-        return
-    handed = _in_memory(pixels)
-    try:
-        socket.send_fds(parent, [message], [handed])
-    finally:
-        os.close(handed)
+    if pixels is not None:
+        # Pages that were written before are three times as cheap to write again.
+        os.lseek(shared, 0, os.SEEK_SET)
+        write_all(shared, np.ascontiguousarray(pixels).data.cast("B"))
+    parent.send(json.dumps(said).encode())
 
 
 def _done(data: bytes, request: Mapping[str, Any]) -> tuple[Pixels | None, Answer]:
@@ -147,31 +141,7 @@ def _refusal(error: ImageError) -> Answer:
     return {"reason": error.reason, "text": str(error)[:MAX_TEXT], "size": size}
 
 
-def _in_memory(pixels: Pixels) -> int:
-    """A sealed file in memory with these pixels, row by row."""
-    file = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    write_all(file, np.ascontiguousarray(pixels).data.cast("B"))
-    fcntl.fcntl(file, fcntl.F_ADD_SEALS, PIXEL_SEALS)
-    return file
-
-
 def write_all(file: int, data: memoryview) -> None:
     """Write all of it, which one call does not promise."""
     while data:
         data = data[os.write(file, data) :]
-
-
-def mapped(file: int, size: int) -> mmap.mmap:
-    """The bytes of a sealed file in memory, private: writing to them is seen by nobody else.
-
-    Raises ValueError for a file that is not sealed or of another size. Closes it.
-    """
-    try:
-        sealed = fcntl.fcntl(file, fcntl.F_GET_SEALS) & PIXEL_SEALS == PIXEL_SEALS
-        if not sealed or os.fstat(file).st_size != size:
-            raise ValueError(f"not a sealed file of {size} bytes")
-        return mmap.mmap(file, size, flags=mmap.MAP_PRIVATE)
-    except OSError as error:
-        raise ValueError("not a file in memory") from error
-    finally:
-        os.close(file)
