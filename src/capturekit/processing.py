@@ -195,6 +195,7 @@ class Processing:
             observations=result.observations,
             thumbnail=await self._keep_thumbnail(result),
             is_blind=_is_blind(found) or not _is_whole(result),
+            zones=_zones(result),
         )
 
     async def _reference(self, capture: Capture) -> Reference | None:
@@ -307,6 +308,11 @@ def _is_whole(result: Result) -> bool:
     """Whether every step that looks for things could look, and everywhere."""
     zones = result.findings.get(Zones)
     return not result.degraded and (not isinstance(zones, Zones) or zones.is_known)
+
+
+def _zones(result: Result) -> tuple[str, ...]:
+    zones = result.findings.get(Zones)
+    return tuple(one.zone.location for one in zones) if isinstance(zones, Zones) else ()
 
 
 def _is_blind(found: dict[str, JsonValue]) -> bool:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from capturekit import overlay
@@ -16,7 +17,7 @@ from capturekit.frame import Derived, Frame, Observation, Outline
 from capturekit.picture import PictureInfo, Pixels
 from capturekit.pipeline.step import Drawn, Json, Reported
 
-Source: TypeAlias = bytes | str | Path | Pixels | Frame
+Source: TypeAlias = bytes | str | Path | NDArray[Any] | Frame  # Any: checked when taken
 """The bytes of a picture, the path of its file, or its pixels."""
 Taken: TypeAlias = bytes | Path | Frame
 """A source in one of the forms that the runner knows."""

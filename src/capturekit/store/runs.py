@@ -42,6 +42,9 @@ class RunRecord:
     is_blind: bool = False
     """True when the picture was too poor to say that something is missing: then even an
     exhaustive camera's silence means nothing."""
+    zones: Sequence[str] = ()
+    """Locations within the device's own that the run looked at whole. An exhaustive camera's
+    silence holds for them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,8 @@ def record(connection: Connection, capture_id: str, new: RunRecord, threshold: f
     )
     own = _location_of(connection, capture_id)
     if not new.is_blind:
-        _record_scopes(connection, run_id, capture_id)
+        locations.ensure(connection, new.zones, own)
+        _record_scopes(connection, run_id, capture_id, new.zones)
     _record_observations(connection, run_id, own, new, threshold)
     return run_id
 
@@ -140,7 +144,9 @@ def _location_of(connection: Connection, capture_id: str) -> str:
     return found
 
 
-def _record_scopes(connection: Connection, run_id: str, capture_id: str) -> None:
+def _record_scopes(
+    connection: Connection, run_id: str, capture_id: str, zones: Sequence[str]
+) -> None:
     of_device = (
         select(device.c.location_id)
         .join(capture, capture.c.device_id == device.c.id)
@@ -151,7 +157,8 @@ def _record_scopes(connection: Connection, run_id: str, capture_id: str) -> None
         .join(capture, capture.c.device_id == view.c.device_id)
         .where(capture.c.id == capture_id, view.c.is_exhaustive)
     )
-    found = connection.scalars(of_device.union(of_views))
+    own = set(connection.scalars(of_device))
+    found = own | set(connection.scalars(of_views)) | set(zones if own else ())
     insert_new(
         connection, run_scope, [{"run_id": run_id, "location_id": one} for one in sorted(found)]
     )
