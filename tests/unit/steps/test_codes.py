@@ -1,5 +1,7 @@
 import math
 from collections import Counter
+from datetime import date
+from random import Random
 
 import cv2
 import numpy as np
@@ -9,7 +11,10 @@ import zxingcpp
 from capturekit.frame import Frame
 from capturekit.pipeline import ProcessingPipeline
 from capturekit.steps import Code, Codes, ReadCodes
+from capturekit.steps.codes import RETAIL
+from tests import pictures_codes
 from tests.pictures import Label, ean13, jpeg, shelf, turned
+from tests.pictures_codes import EVERY, empty, photo
 
 TEXT = ean13(400638133393)
 MIXED = (
@@ -105,7 +110,7 @@ def test_a_full_shelf_is_counted_exactly(seed: int) -> None:
 def test_formats_have_plain_names(label: Label, format: str, text: str) -> None:
     [code] = read(label)
 
-    assert (code.format, code.text, code.attempt) == (format, text, "default")
+    assert (code.format, code.text, code.attempt) == (format, text, "fast")
 
 
 def test_a_polygon_lies_where_the_code_is() -> None:
@@ -148,20 +153,41 @@ def frame_codes(findings: object) -> tuple[Code, ...]:
 
 
 def test_what_two_attempts_read_in_one_place_counts_once() -> None:
-    codes = read(*MIXED, MIXED[0], step=ReadCodes(attempts=("fast", "default")))
+    codes = read(*MIXED, MIXED[0], step=ReadCodes(effort="thorough"))
 
     assert texts(codes) == Counter([MIXED[0].text, *(label.text for label in MIXED)])
 
 
-def test_fast_leaves_out_what_lies_on_its_side_and_default_adds_it() -> None:
-    upright, lying = Label(ean13(1)), Label(ean13(2), degrees=90)
+def test_fast_leaves_out_small_matrix_codes_and_default_adds_them() -> None:
+    labels = (Label(ean13(1)), Label("QR-17", "QRCode", 12, 2))
 
-    fast = read(upright, lying, step=ReadCodes(attempts=("fast",)))
-    both = read(upright, lying, step=ReadCodes(attempts=("fast", "default")))
+    fast = read(*labels, step=ReadCodes(effort="fast"))
+    default = read(*labels)
 
-    assert texts(fast) == Counter([upright.text])
-    assert texts(both) == Counter([upright.text, lying.text])
-    assert {code.attempt for code in both if code.text == lying.text} == {"default"}
+    assert texts(fast) == Counter([labels[0].text])
+    assert {code.text: code.attempt for code in default} == {ean13(1): "fast", "QR-17": "default"}
+
+
+def test_thorough_reads_bars_at_any_angle_and_says_so() -> None:
+    label = Label(ean13(400638133393), degrees=40, module_px=3)
+
+    [code] = read(label, step=ReadCodes(effort="thorough"))
+
+    assert (code.text, code.attempt) == (label.text, "slanted")
+    assert len(read(label)) == 0
+    middle = [sum(values) / 4 for values in zip(*code.polygon, strict=True)]
+    at = 20 + len(label.pixels()) / 2
+    assert math.dist(middle, (at, at)) < 12
+
+
+def test_thorough_tells_which_attempt_found_a_small_blurred_code() -> None:
+    scene = photo(1038, (640, 480))
+    frame = Frame.from_pixels(scene.gray)
+
+    [code] = ReadCodes(effort="thorough")(frame).find(Codes)
+
+    assert len(ReadCodes()(frame).find(Codes)) == 0
+    assert (code.text, code.attempt) == (scene.codes[0].text, "sharpened")
 
 
 def test_only_the_formats_asked_for_are_read() -> None:
@@ -172,10 +198,117 @@ def test_a_picture_without_codes_has_none() -> None:
     assert len(read(noise=12)) == 0
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [{"formats": ("EAN99",)}, {"formats": ()}, {"attempts": ("hard",)}, {"attempts": ()}],
-)
-def test_what_is_not_known_is_a_value_error(arguments: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(ValueError, match=r"not known|at least one|not among"):
-        ReadCodes(**arguments)
+@pytest.mark.parametrize("seed", range(12))
+def test_print_and_patterns_are_no_codes(seed: int) -> None:
+    scene = empty(seed, (640, 480))
+
+    assert len(ReadCodes(EVERY, effort="thorough")(Frame.from_pixels(scene.gray)).find(Codes)) == 0
+
+
+@pytest.mark.parametrize("format", EVERY)
+def test_every_format_is_read_in_its_place(format: str) -> None:
+    label, text = pictures_codes.label(Random(7), format, 3)
+    scene = cv2.copyMakeBorder(label, 300, 200, 500, 100, cv2.BORDER_CONSTANT, value=200)
+
+    [code] = ReadCodes(EVERY)(Frame.from_pixels(np.asarray(scene, np.uint8))).find(Codes)
+
+    assert code.text == text
+    x, y = (sum(values) / 4 for values in zip(*code.polygon, strict=True))
+    assert abs(x - 500 - label.shape[1] / 2) < 25
+    assert 300 < y < 300 + label.shape[0]
+
+
+def coded(content: str, format: str, *, gs1: bool = False) -> Code:
+    """The one code in a picture of this content."""
+    kind = getattr(zxingcpp.BarcodeFormat, format)
+    made = np.array(zxingcpp.create_barcode(content, kind, gs1=gs1).to_image(scale=3), np.uint8)
+    scene = cv2.copyMakeBorder(made, 80, 80, 80, 80, cv2.BORDER_CONSTANT, value=255)
+    frame = Frame.from_pixels(np.asarray(scene, np.uint8))
+    [code] = ReadCodes((*RETAIL, "ITF", "DataMatrix"))(frame).find(Codes)
+    return code
+
+
+@pytest.mark.parametrize("format", ["Code128", "DataMatrix", "QRCode"])
+def test_a_gs1_label_is_one_unit_of_its_product(format: str) -> None:
+    code = coded("(01)09501101530003(17)260731(10)AB-123", format, gs1=True)
+
+    assert code.gs1 is not None
+    assert (code.gtin, code.gs1.lot, code.gs1.errors) == ("9501101530003", "AB-123", ())
+    assert code.gs1.expiry == date(2026, 7, 31)
+    seen = code.observed("codes")
+    assert (seen.code, seen.quantity) == ("9501101530003", 1)
+
+
+def test_a_label_of_contents_is_as_many_as_it_says() -> None:
+    seen = coded("(02)09501101530003(37)48", "Code128", gs1=True).observed("codes")
+
+    assert (seen.code, seen.quantity) == ("9501101530003", 48)
+
+
+def test_a_case_is_a_unit_of_its_own() -> None:
+    code = coded("10614141000415", "ITF")
+
+    assert (code.gtin, code.observed("codes").code) == ("10614141000415", "10614141000415")
+
+
+@pytest.mark.parametrize("digits", ["10614141000416", "1234"])
+def test_an_itf_without_a_right_check_digit_or_too_short_is_not_believed(digits: str) -> None:
+    kind = zxingcpp.BarcodeFormat.ITF
+    made = np.array(zxingcpp.create_barcode(digits, kind).to_image(scale=3), np.uint8)
+    scene = cv2.copyMakeBorder(made, 80, 80, 80, 80, cv2.BORDER_CONSTANT, value=255)
+
+    frame = ReadCodes(("ITF",))(Frame.from_pixels(np.asarray(scene, np.uint8)))
+
+    assert len(frame.find(Codes)) == 0
+
+
+def test_all_writings_of_a_product_are_one_stock_key() -> None:
+    upc_e, upc_a = coded("01234565", "UPCE"), coded("012345000065", "UPCA")
+
+    assert upc_e.gtin == upc_a.gtin == "0012345000065"
+    assert upc_e.observed("codes").code == upc_a.observed("codes").code == "0012345000065"
+
+
+def test_a_link_to_a_product_names_it_and_plain_text_names_itself() -> None:
+    link = coded("https://id.gs1.org/01/09501101530003/10/A", "QRCode")
+    other = coded("4006381333931", "QRCode")
+
+    assert (link.gtin, link.gs1 and link.gs1.lot) == ("9501101530003", "A")
+    assert (other.gtin, other.gs1, other.observed("codes").code) == (None, None, other.text)
+
+
+def test_json_has_gtin_and_gs1_only_when_there_are() -> None:
+    plain, gs1 = coded("BOX-17", "Code128"), coded("(01)09501101530003", "Code128", gs1=True)
+
+    assert plain.as_json().keys() == {"format", "text", "polygon", "attempt"}
+    assert gs1.as_json()["gtin"] == "9501101530003"
+    assert gs1.as_json()["gs1"] == {
+        "gtin": "9501101530003",
+        "elements": [["01", "09501101530003"]],
+    }
+
+
+def test_codes_can_be_drawn() -> None:
+    codes = read(MIXED[0])
+
+    [outline] = codes.outlines()
+
+    assert (outline.polygon, outline.label) == (codes.found[0].polygon, MIXED[0].text)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (31, 40)])
+def test_a_tiny_picture_has_no_codes_and_no_error(shape: tuple[int, int]) -> None:
+    frame = Frame.from_pixels(np.full(shape, 128, np.uint8))
+
+    assert len(ReadCodes(effort="thorough")(frame).find(Codes)) == 0
+
+
+@pytest.mark.parametrize("formats", [("EAN99",), ()])
+def test_formats_that_are_not_known_are_a_value_error(formats: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"not known|at least one"):
+        ReadCodes(formats)
+
+
+def test_an_effort_that_is_not_known_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="not among"):
+        ReadCodes(effort="hard")  # type: ignore[arg-type]  # a caller without a type checker

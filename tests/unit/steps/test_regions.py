@@ -1,0 +1,105 @@
+import cv2
+import numpy as np
+import pytest
+
+from capturekit.picture import Pixels
+from capturekit.steps import regions
+from capturekit.steps.regions import Mask, look, opened
+from tests.pictures import Label, ean13
+
+CODE = Label(ean13(400638133393)).pixels()
+QR = Label("https://shelf.example/17", "QRCode", module_px=4).pixels()
+
+
+def scene(paper: Pixels, x: int = 600, y: int = 400) -> Pixels:
+    """The paper at (x, y) on a white wall of 1600 x 1200 with a little noise."""
+    wall = np.random.default_rng(0).normal(252, 2, (1200, 1600))
+    wall[y : y + len(paper), x : x + paper.shape[1]] = paper
+    return np.clip(wall, 0, 255).astype(np.uint8)
+
+
+def turned(paper: Pixels, degrees: float) -> Pixels:
+    middle = (paper.shape[1] / 2, len(paper) / 2)
+    turn = cv2.getRotationMatrix2D(middle, degrees, 1)
+    size = (paper.shape[1], len(paper))
+    return np.asarray(cv2.warpAffine(paper, turn, size, borderValue=255), np.uint8)
+
+
+def covers(box: regions.Box, paper: Pixels) -> bool:
+    left, top, right, bottom = box
+    return left < 640 and top < 440 and right > 560 + paper.shape[1] and bottom > 360 + len(paper)
+
+
+@pytest.mark.parametrize(("turns", "kind"), [(0, "upright"), (1, "lying"), (2, "upright")])
+def test_bars_are_found_where_they_are_and_how_they_stand(turns: int, kind: str) -> None:
+    paper = np.asarray(np.rot90(CODE, turns), np.uint8)
+
+    looked = look(scene(paper))
+
+    masks: dict[str, Mask] = {"upright": looked.upright, "lying": looked.lying}
+    [box] = looked.bounds(masks.pop(kind))
+    assert covers(box, paper[40:-40, 40:-40])
+    assert regions.area(box) < 0.2 * 1600 * 1200
+    assert masks.popitem()[1].sum() < 6
+
+
+def test_a_matrix_code_is_a_pattern() -> None:
+    looked = look(scene(QR))
+
+    [box] = looked.parts(opened(looked.pattern, 3))
+
+    assert covers(box, QR[40:-40, 40:-40])
+
+
+def test_a_bare_wall_has_nothing_to_read() -> None:
+    looked = look(scene(CODE[:0]))
+
+    assert looked.bounds(looked.busy) == looked.parts(looked.busy) == []
+
+
+@pytest.mark.parametrize("degrees", [-60, -30, 20, 45, 70])
+def test_slanted_bars_tell_their_direction(degrees: float) -> None:
+    looked = look(scene(turned(CODE, degrees)))
+
+    cells = looked.degrees[looked.slanted > 0]
+
+    # A turn to the left brings the direction across the bars up, and y points down.
+    off = (cells + degrees + 90) % 180 - 90
+    assert len(cells) > 20
+    assert np.median(np.abs(off)) < 6
+
+
+def test_bars_that_stand_or_lie_are_not_slanted() -> None:
+    looked = look(scene(CODE))
+
+    assert looked.slanted.sum() < 0.1 * looked.upright.sum()
+
+
+def test_what_was_read_is_not_looked_at_again() -> None:
+    looked = look(scene(CODE))
+    height, width = CODE.shape
+    outline = ((600, 400), (600 + width, 400), (600 + width, 400 + height), (600, 400 + height))
+
+    assert looked.upright.any()
+    assert not looked.uncovered(looked.upright, [outline]).any()
+    assert (looked.uncovered(looked.upright, []) == looked.upright).all()
+
+
+def test_many_parts_are_read_as_one() -> None:
+    mask = np.zeros((75, 100), np.uint8)
+    for row in range(4, 60, 12):
+        for column in range(4, 90, 12):
+            mask[row : row + 2, column : column + 2] = 1
+    looked = look(scene(CODE))
+
+    assert looked.parts(mask) == looked.bounds(mask)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (20, 900), (33, 40)])
+def test_in_a_tiny_picture_everything_is_looked_at(shape: tuple[int, int]) -> None:
+    looked = look(np.full(shape, 90, np.uint8))
+
+    assert looked.picture().ndim == 2
+    for box in looked.bounds(looked.busy):
+        assert box[2] <= shape[1]
+        assert box[3] <= shape[0]
