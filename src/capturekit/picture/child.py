@@ -43,7 +43,7 @@ from capturekit.picture import (
 from capturekit.picture.child_main import MESSAGE_BYTES, READY, write_all
 
 MAX_CPU_S: Final = 2.0
-"""CPU time for one picture, in the child. A 5 Mpx JPEG takes 0.05 s, 25 Mpx up to 1.5 s."""
+"""CPU time for one picture, in the child. A 5 Mpx JPEG takes 0.05 s, 25 Mpx up to 0.8 s."""
 MAX_MEMORY_BYTES: Final = 512 * 2**20
 """For all of a child: interpreter and libraries, pixels, and what decoders need besides."""
 MAX_WALL_S: Final = 30.0

@@ -87,8 +87,8 @@ class limited:  # noqa: N801 - used as a function that remembers where it starte
         resource.setrlimit(resource.RLIMIT_DATA, (self._free, self._free))
 
     def __call__(self, pixel_bytes: int) -> None:
-        """Leave room for so many bytes of pixels."""
-        soft = max(self._free - pixel_bytes, _status("VmData"))
+        """Leave room for so many bytes of pixels, at most a quarter."""
+        soft = self._free - min(pixel_bytes, self._free // 4)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, self._free))
 
 

@@ -102,6 +102,10 @@ def test_gray_pixels_come_with_a_way_to_colour() -> None:
     assert decode_in_child(JPEG).read_colour is None
 
 
+def test_a_very_high_cap_leaves_memory_to_decode() -> None:
+    assert decode_in_child(JPEG, max_pixels=10**10).info.width == 160
+
+
 def test_damage_is_flagged_in_a_child_as_well() -> None:
     picture = decode_in_child(JPEG[: len(JPEG) * 2 // 3], on_damage="flag")
 
