@@ -36,6 +36,7 @@ from capturekit.picture.child import (
     verify_in_child,
 )
 from capturekit.picture.child_main import answer
+from tests import hostile
 from tests.made_pictures import huge_png
 from tests.pictures import encoded, jpeg, small, turned
 
@@ -179,7 +180,7 @@ def test_the_cpu_limit_is_for_each_picture_anew() -> None:
 def test_a_picture_over_the_memory_limit_is_too_complex() -> None:
     with DecodingChildren(1, memory_bytes=160 * 2**20) as children:
         with pytest.raises(TooComplex, match="memory"):
-            children.decode(huge_png(5_000, 5_000))
+            children.decode(hostile.CASES["png_25_mpx_16_bit_rgba_interlaced"]())
         assert children.decode(JPEG).info.width == 160
 
 
