@@ -198,7 +198,7 @@ class _Search:
                 self._read_matrix("default", scan.cut(self._gray, box), inverts=False)
         if self._wanted.bars is not None and not self.found:
             for box in self._regions.bounds(self._regions.upright | self._regions.lying):
-                small = scan.enlarged(scan.cut(self._gray, box), 1 / 3)
+                small = scan.enlarged(self._halved(box), self._scale / 3)
                 self._read("default", small, self._wanted.bars, turns=True)
 
     def thorough(self) -> None:

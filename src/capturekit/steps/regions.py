@@ -51,13 +51,19 @@ class Regions:
     """Bars that lie on their side."""
     pattern: Mask
     """Edges in all directions."""
-    degrees: Floats
-    """The direction across the edges of each cell, 0 to 180; 0 is along a row, 90 down."""
+    _pointing: tuple[Floats, Floats]
+    """How much more gradient there is along rows than along columns, and twice their product."""
 
     @property
     def busy(self) -> Mask:
         """Cells with anything in them."""
         return np.asarray(self.upright | self.lying | self.pattern, np.uint8)
+
+    @property
+    def degrees(self) -> Floats:
+        """The direction across the edges of each cell, 0 to 180; 0 is along a row, 90 down."""
+        doubled = cv2.phase(*self._pointing, angleInDegrees=True)
+        return np.asarray(doubled / 2, np.float32)
 
     @property
     def slanted(self) -> Mask:
@@ -131,7 +137,8 @@ def look(gray: Pixels) -> Regions:
     sample = edges[::2, ::2].ravel()
     noise = float(np.partition(sample, sample.size // 20)[sample.size // 20])
     least = max(LEAST_EDGES, min(ABOVE_NOISE * noise, OF_STRONGEST * float(edges.max())))
-    share = np.hypot(xx - yy, 2 * xy) / np.maximum(edges - 0.9 * noise, 1)
+    pointing = (xx - yy, 2 * xy)
+    share = cv2.magnitude(*pointing) / np.maximum(edges - 0.9 * noise, 1)
     busy = edges > least
     bars = busy & (share > BARS_FROM)
     return Regions(
@@ -140,13 +147,14 @@ def look(gray: Pixels) -> Regions:
         upright=opened((bars & (xx >= yy)).astype(np.uint8), 2),
         lying=opened((bars & (xx < yy)).astype(np.uint8), 2),
         pattern=(busy & (share < PATTERN_UP_TO)).astype(np.uint8),
-        degrees=np.asarray(cv2.phase(xx - yy, 2 * xy, angleInDegrees=True) / 2, np.float32),
+        _pointing=pointing,
     )
 
 
 def _everywhere(shape: tuple[int, int], cell: int) -> Regions:
     yes = np.ones((-(-shape[0] // cell), -(-shape[1] // cell)), np.uint8)
-    return Regions(shape, cell, yes, yes, yes, np.zeros(yes.shape, np.float32))
+    nowhere = np.zeros(yes.shape, np.float32)
+    return Regions(shape, cell, yes, yes, yes, (nowhere, nowhere))
 
 
 def _tensor(gray: Pixels, cell: int) -> tuple[Floats, Floats, Floats]:

@@ -76,7 +76,8 @@ def cut(gray: Pixels, box: Box, scale: int = 1) -> View:
 
 def enlarged(view: View, factor: float) -> View:
     """The view with more pixels, interpolated, or with fewer, averaged."""
-    way = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
+    # By less than two, bilinear weights cover every pixel, at a fifth of the cost.
+    way = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_LINEAR if factor > 0.5 else cv2.INTER_AREA
     height, width = view.pixels.shape
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     pixels = cv2.resize(view.pixels, size, interpolation=way)
