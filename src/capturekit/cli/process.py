@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from capturekit.pipeline import ProcessingPipeline, Result
 
 SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".avif"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff"),
+        *(".avif", ".heic", ".heif"),
+    }
 )
 """Files of a folder that are taken, in any case; a file you name yourself is always tried."""
 INTERRUPTED: Final = 130

@@ -40,6 +40,7 @@ class MakeThumbnail(Chainable):
 
     name: ClassVar[str] = "thumbnail"
     version: ClassVar[int] = 1
+    gives: ClassVar[tuple[type, ...]] = ()
 
     long_side: int = 320
     """Pixels."""
@@ -68,6 +69,7 @@ class MakePreview(Chainable):
 
     name: ClassVar[str] = "preview"
     version: ClassVar[int] = 1
+    gives: ClassVar[tuple[type, ...]] = ()
 
     long_side: int = 1280
     """Pixels, at most ``MAX_SIDE``."""
@@ -100,6 +102,7 @@ class CropObservations(Chainable):
 
     name: ClassVar[str] = "crops"
     version: ClassVar[int] = 1
+    gives: ClassVar[tuple[type, ...]] = ()
     needs: ClassVar[tuple[str | type, ...]] = ("bgr",)
 
     margin: float = 0.1

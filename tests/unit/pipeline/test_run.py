@@ -204,7 +204,7 @@ def test_whatever_decides_the_answer_is_in_the_fingerprint() -> None:
         ProcessingPipeline((functools.partial(unchanged),)),
         ProcessingPipeline((ReadCodes(),)),
         ProcessingPipeline((ReadCodes(formats=("EAN13",)),)),
-        ProcessingPipeline((ReadCodes(attempts=("fast",)),)),
+        ProcessingPipeline((ReadCodes(effort="fast"),)),
         ProcessingPipeline((JudgeQuality(),)),
         ProcessingPipeline((JudgeQuality(dark_below=24.0),)),
     ]
@@ -256,7 +256,8 @@ def test_a_result_has_the_shape_that_others_read() -> None:
     assert isinstance(code, dict)
     assert isinstance(seen, dict)
     polygon = code["polygon"]
-    assert code == {"format": "EAN13", "text": text, "polygon": polygon, "attempt": "default"}
+    expected = {"format": "EAN13", "text": text, "polygon": polygon, "attempt": "fast"}
+    assert code == {**expected, "gtin": text}
     assert (seen["code"], seen["quantity"], seen["confidence"]) == (text, 1, 1.0)
     assert seen["box"] == polygon
     assert [set(step) for step in steps if isinstance(step, dict)] == [{"name", "ms", "error"}] * 3
