@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import cv2
 import zxingcpp
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -191,7 +192,7 @@ def _views(gray: Pixels, looked: regions.Regions, name: str) -> Iterable[scan.Vi
 
 
 LIMITS = {
-    "LEAST_EDGES": (10.0, 30.0, 90.0),
+    "LEAST_EDGES": (4.0, 12.0, 36.0),
     "ABOVE_NOISE": (1.5, 3.0, 6.0),
     "OF_STRONGEST": (0.005, 0.02, 0.08),
     "BARS_FROM": (0.2, 0.4, 0.6),
@@ -238,6 +239,8 @@ WAYS: dict[str, Callable[[int], None]] = {"--choose": choose, "--regions": limit
 
 
 def main(arguments: list[str]) -> None:
+    # OpenCV's helper threads spin while they wait, and whoever runs next would pay for it.
+    cv2.setNumThreads(1)
     numbers = [int(argument) for argument in arguments if argument.isdigit()]
     pictures = numbers[0] if numbers else 25
     way = next((WAYS[argument] for argument in arguments if argument in WAYS), None)

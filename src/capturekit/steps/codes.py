@@ -177,7 +177,8 @@ class _Search:
         self.found: list[Code] = []
         self._frame, self._gray, self._wanted = frame, frame.gray, wanted
         self._scale = 2 if max(frame.gray.shape) >= HALVED_FROM_PX else 1
-        self._regions = regions = look(frame.gray)
+        half = frame.gray_half if self._scale > 1 else None
+        self._regions = regions = look(frame.gray, half)
         self._matrix = regions.pattern
         if wanted.looks_like_bars:
             self._matrix = regions.pattern | regions.upright | regions.lying
