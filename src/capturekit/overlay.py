@@ -26,6 +26,7 @@ TILE: Final = 320
 """Longer side of a picture on a sheet, in pixels."""
 CAPTION: Final = 24
 COLUMNS: Final = 4
+FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 MAX_LABEL: Final = 48
 """Characters of a label that are drawn."""
 
@@ -51,36 +52,49 @@ def svg(bgr: Pixels, outlines: Iterable[Outline]) -> bytes:
 
 def drawn(bgr: Pixels, outlines: Iterable[Outline]) -> Pixels:
     """A copy of the picture, (H, W, 3) BGR, with the outlines and their labels on it."""
-    canvas = bgr.copy()
-    thickness = _thickness(bgr)
-    for outline in outlines:
-        colour = _colour(outline.kind)[::-1]
+    canvas, thickness = bgr.copy(), _thickness(bgr)
+    shapes = tuple(outlines)
+    for outline in shapes:
         corners = np.array(outline.polygon, np.float64).reshape(-1, 1, 2)
+        colour = _colour(outline.kind)[::-1]
         cv2.drawContours(canvas, [_whole(corners)], 0, colour, thickness, cv2.LINE_AA)
+    labels = _Labels(canvas)
+    for outline in shapes:
         if outline.polygon and outline.label:
-            _write(canvas, _printable(outline.label), _label_at(outline), colour, thickness)
+            labels.write(_printable(outline.label), outline)
     return canvas
 
 
 def sheet(pictures: Sequence[tuple[str, Pixels]]) -> bytes:
     """The pictures, gray or BGR, small and side by side, each under its name, as PNG."""
-    tiles = [_tile(name, pixels) for name, pixels in pictures]
-    rows = [tiles[at : at + COLUMNS] for at in range(0, len(tiles), COLUMNS)]
+    small = [_fitted(pixels) for _, pixels in pictures]
+    height = max(len(pixels) for pixels in small)
+    names = (name for name, _ in pictures)
+    tiles = [_tile(name, pixels, height) for name, pixels in zip(names, small, strict=True)]
     blank = np.full_like(tiles[0], 255)
     columns = min(COLUMNS, len(tiles))
+    rows = [tiles[at : at + columns] for at in range(0, len(tiles), columns)]
     full = [np.hstack(row + [blank] * (columns - len(row))) for row in rows]
     return _png(np.vstack(full).astype(np.uint8))
 
 
-def _tile(name: str, pixels: Pixels) -> Pixels:
+def _fitted(pixels: Pixels) -> Pixels:
+    """BGR whose longer side is that of a tile; small ones are enlarged with their pixels seen."""
     small = shrink(pixels, TILE - 8)
     if small.ndim == 2:
         small = np.asarray(cv2.cvtColor(small, cv2.COLOR_GRAY2BGR), np.uint8)
-    tile = np.full((TILE + CAPTION, TILE, 3), 255, np.uint8)
-    height, width = small.shape[:2]
-    tile[CAPTION : CAPTION + height, 4 : 4 + width] = small
-    text = _printable(name)
-    cv2.putText(tile, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    factor = (TILE - 8) / max(small.shape[:2])
+    if factor <= 1:
+        return small
+    size = tuple(max(1, round(side * factor)) for side in small.shape[1::-1])
+    return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def _tile(name: str, pixels: Pixels, height: int) -> Pixels:
+    tile = np.full((CAPTION + height + 8, TILE, 3), 255, np.uint8)
+    tile[CAPTION : CAPTION + pixels.shape[0], 4 : 4 + pixels.shape[1]] = pixels
+    text = _printable(name).encode("ascii", "replace").decode()
+    cv2.putText(tile, text, (4, 16), FONT, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
     return tile
 
 
@@ -95,7 +109,7 @@ def _shape(outline: Outline, stroke: int) -> str:
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in outline.polygon)
     colour = "rgb({},{},{})".format(*_colour(outline.kind))
     x, y = _label_at(outline)
-    size = 8 * stroke
+    size = 5 * stroke + 4
     return (
         f'<polygon points="{points}" fill="none" stroke="{colour}" stroke-width="{stroke}"/>'
         f'<text x="{x:.1f}" y="{y - stroke:.1f}" font-family="sans-serif" font-size="{size}" '
@@ -127,14 +141,45 @@ def _printable(label: str) -> str:
     return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
 
 
-def _write(
-    canvas: Pixels, text: str, at: tuple[float, float], colour: tuple[int, ...], thickness: int
-) -> None:
-    """The text on a ground of its own, kept inside the picture. Only ASCII has glyphs."""
-    scale, font = 0.4 * max(1, thickness), cv2.FONT_HERSHEY_SIMPLEX
-    text = text.encode("ascii", "replace").decode()
-    (width, height), _ = cv2.getTextSize(text, font, scale, thickness)
-    x = int(min(max(at[0], 0), max(0, canvas.shape[1] - width)))
-    y = int(min(max(at[1] - thickness, height + thickness), canvas.shape[0] - 1))
-    cv2.rectangle(canvas, (x, y - height - thickness), (x + width, y + thickness), colour, -1)
-    cv2.putText(canvas, text, (x, y), font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+class _Labels:
+    """Writes labels, each on a ground of its own, where no other is if there is room."""
+
+    def __init__(self, canvas: Pixels) -> None:
+        self._canvas = canvas
+        self._scale = max(0.35, max(canvas.shape[:2]) / 3200)
+        self._taken: list[tuple[int, int, int, int]] = []
+
+    def write(self, text: str, outline: Outline) -> None:
+        """Only ASCII has glyphs in every build of OpenCV; the SVG has the rest."""
+        text = text.encode("ascii", "replace").decode()
+        (width, height), rise = cv2.getTextSize(text, FONT, self._scale, 1)
+        box = self._place(outline, width, height + rise)
+        self._taken.append(box)
+        x, y = box[:2]
+        colour = _colour(outline.kind)[::-1]
+        cv2.rectangle(self._canvas, (x, y), (x + width, y + height + rise), colour, -1)
+        at, white = (x, y + height + rise // 2), (255, 255, 255)
+        cv2.putText(self._canvas, text, at, FONT, self._scale, white, 1, cv2.LINE_AA)
+
+    def _place(self, outline: Outline, width: int, height: int) -> tuple[int, int, int, int]:
+        """Above the outline, below it, or inside; left, top, width and height."""
+        corners = _whole(np.array(outline.polygon, np.float64))
+        left, top, bottom = corners[:, 0].min(), corners[:, 1].min(), corners[:, 1].max()
+        boxes = [
+            self._inside(int(left), int(y), width, height)
+            for y in (top - height, bottom, top, bottom - height)
+        ]
+        return next((box for box in boxes if not self._is_taken(box)), boxes[0])
+
+    def _inside(self, x: int, y: int, width: int, height: int) -> tuple[int, int, int, int]:
+        most_y, most_x = (
+            max(0, side) for side in np.array(self._canvas.shape[:2]) - (height, width)
+        )
+        return (min(max(x, 0), int(most_x)), min(max(y, 0), int(most_y)), width, height)
+
+    def _is_taken(self, box: tuple[int, int, int, int]) -> bool:
+        x, y, width, height = box
+        return any(
+            x < left + across and left < x + width and y < top + down and top < y + height
+            for left, top, across, down in self._taken
+        )

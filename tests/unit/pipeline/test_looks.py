@@ -78,7 +78,7 @@ def test_what_a_step_that_does_not_say_made_is_traced_too() -> None:
 def test_a_trace_may_hold_nothing_but_the_result() -> None:
     sheet = pixels(ProcessingPipeline().run(JPEG, trace=True).trace_sheet())
 
-    assert sheet.shape == (overlay.TILE + overlay.CAPTION, overlay.TILE, 3)
+    assert sheet.shape == (overlay.CAPTION + 234 + 8, overlay.TILE, 3)
 
 
 def test_nothing_is_traced_unless_asked_for() -> None:
@@ -93,7 +93,7 @@ def test_a_trace_sheet_shows_every_picture() -> None:
     sheet = pixels((MeasureSize() | DoubleSize()).run(JPEG, trace=True).trace_sheet())
 
     # Three tiles: the result with its outlines, and two traced pictures.
-    assert sheet.shape == (overlay.TILE + overlay.CAPTION, 3 * overlay.TILE, 3)
+    assert sheet.shape == (overlay.CAPTION + 234 + 8, 3 * overlay.TILE, 3)
     for column in range(3):
         tile = sheet[overlay.CAPTION + 20 : overlay.CAPTION + 60, 320 * column + 20 :][:, :60]
         assert (tile != 255).any()
@@ -171,6 +171,21 @@ def test_any_outline_can_be_drawn(polygon: tuple[tuple[float, float], ...]) -> N
 
     assert pixels(overlay.png(small(), [outline])).shape == (120, 160, 3)
     ET.fromstring(overlay.svg(small(), [outline]))
+
+
+def test_labels_do_not_hide_each_other_while_there_is_room() -> None:
+    square = ((40.0, 40.0), (90.0, 40.0), (90.0, 80.0), (40.0, 80.0))
+    shelf = np.zeros((300, 400, 3), np.uint8)
+
+    one = overlay.drawn(shelf, [Outline(square, "mmmm", "code")])
+    both = overlay.drawn(shelf, [Outline(square, "mmmm", "code"), Outline(square, "wwww", "zone")])
+
+    green = (one == overlay.COLOURS["code"][::-1]).all(axis=2)
+    blue = (both == overlay.COLOURS["zone"][::-1]).all(axis=2)
+    above = slice(0, 38)
+    assert (both[above] == one[above]).all()
+    assert green[above].sum() > 50
+    assert blue[82:].sum() > 50
 
 
 def test_conditions_of_your_own_are_told_by_name() -> None:
