@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from capturekit.errors import CaptureKitError
 
@@ -16,8 +16,8 @@ class Quota:
     window_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+# A tuple, because a frozen dataclass takes 1.2 µs to make: a third of a decision.
+class Decision(NamedTuple):
     """The answer of a limiter. Of several rules, the tightest speaks.
 
     That is the rule that makes one wait longest, or else the one with the least left.

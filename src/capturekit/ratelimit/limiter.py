@@ -93,8 +93,10 @@ class RateLimiter:
 
         Raises ValueError for a cost under 1 and TypeError for one that is no integer.
         """
-        quotas = self._quotas_in_force()
-        decision = await self._storage.decide(self.name, key, quotas, _checked(cost), spend=True)
+        quotas = self._quotas if self._scale is _always_full else self._quotas_in_force()
+        if type(cost) is not int or cost < 1:
+            cost = _checked(cost)
+        decision = await self._storage.decide(self.name, key, quotas, cost, spend=True)
         with self._counts_lock:
             self._allowed += decision.allowed
             self._refused += not decision.allowed

@@ -23,9 +23,6 @@ SUB_BUCKETS = 64
 MAX_KEYS = 100_000
 """Keys per window of a limiter, by default: at most about 120 MB."""
 
-SWEPT_PER_HIT = 2
-"""Keys looked at for eviction in each hit. A hit adds at most one, so garbage shrinks."""
-
 
 class MemoryStorage:
     """A Storage for one process. Safe from several threads; no decision ever waits for I/O.
@@ -59,14 +56,14 @@ class MemoryStorage:
         """See Storage. Never suspends."""
         with self._lock:
             now = self._now()
-            books = self._open_books(account, quotas)
-            logs = [books[quota.window_s].find(key, now) for quota in quotas]
-            waits_s = [
-                _wait_s(log, quota, cost, now) for log, quota in zip(logs, quotas, strict=True)
-            ]
-            if spend and not any(waits_s):
-                logs = _spend(books, key, quotas, cost, now)
-            return _answer(quotas, logs, waits_s, cost, now)
+            books = self._accounts.get(account)
+            if books is not None and len(books) == len(quotas) == 1:
+                # One rule is the common case, and takes half the time without lists.
+                quota = quotas[0]
+                book = books.get(quota.window_s)
+                if book is not None:
+                    return book.decide(key, quota, cost, now, spend=spend)
+            return _decide(self._open_books(account, quotas), key, quotas, cost, now, spend=spend)
 
     async def reset(self, account: str, key: str) -> None:
         """See Storage. A newcomer that shares the common log leaves it if there is room."""
@@ -140,10 +137,11 @@ class _Log:
 class _Book:
     """One window of one limiter: a log for each key that spent in it lately."""
 
-    __slots__ = ("_common", "_max_keys", "_ring", "logs", "window_s")
+    __slots__ = ("_common", "_max_keys", "_ring", "_sub_bucket_s", "logs", "window_s")
 
     def __init__(self, window_s: float, max_keys: int) -> None:
         self.window_s = window_s
+        self._sub_bucket_s = window_s / SUB_BUCKETS
         self._max_keys = max_keys
         self.logs: dict[str, _Log] = {}
         # What the keys without a log of their own spent: empty unless there were too many.
@@ -165,12 +163,27 @@ class _Book:
             log.forget(self.window_s, now)
         return log
 
+    def decide(self, key: str, quota: Quota, cost: int, now: float, *, spend: bool) -> Decision:
+        """One atomic step where this is the only window and the only rule."""
+        log = self.find(key, now)
+        wait_s = 0.0
+        if log.used + cost > quota.limit:
+            wait_s = _wait_s(log, quota, cost, now)
+        elif spend:
+            log = self.spend(key, cost, now, exact=quota.limit <= EXACT_UP_TO)
+        return _spoken(quota, log, wait_s, cost, now)
+
     def spend(self, key: str, cost: int, now: float, *, exact: bool) -> _Log:
         """Write a cost into the log of this key, which is opened if need be."""
-        self._sweep(now)
-        log = self._own(key)
-        sub_s = self.window_s / SUB_BUCKETS
-        log.add(now if exact else max(now, math.ceil(now / sub_s) * sub_s), cost)
+        # One step before each hit and another before a newcomer, so that garbage shrinks.
+        self._sweep_one(now)
+        log = self.logs.get(key)
+        if log is None:
+            self._sweep_one(now)
+            log = self._own(key)
+        if not exact:
+            now = max(now, math.ceil(now / self._sub_bucket_s) * self._sub_bucket_s)
+        log.add(now, cost)
         return log
 
     def clear(self, key: str) -> None:
@@ -188,14 +201,39 @@ class _Book:
             self._ring.append(key)
         return log
 
-    def _sweep(self, now: float) -> None:
-        for _ in range(min(SWEPT_PER_HIT, len(self._ring))):
-            key = self._ring.popleft()
-            times = self.logs[key].times
-            if times and times[-1] + self.window_s > now:
-                self._ring.append(key)
-            else:
-                del self.logs[key]
+    def _sweep_one(self, now: float) -> None:
+        """Look at one key for eviction, each in turn."""
+        ring = self._ring
+        if not ring:
+            return
+        key = ring[0]
+        times = self.logs[key].times
+        if times and times[-1] + self.window_s > now:
+            ring.rotate(-1)
+        else:
+            del self.logs[key], ring[0]
+
+
+def _decide(
+    books: dict[float, _Book],
+    key: str,
+    quotas: Sequence[Quota],
+    cost: int,
+    now: float,
+    *,
+    spend: bool,
+) -> Decision:
+    logs = [books[quota.window_s].find(key, now) for quota in quotas]
+    waits_s = [_wait_s(log, quota, cost, now) for log, quota in zip(logs, quotas, strict=True)]
+    if spend and not any(waits_s):
+        logs = _spend(books, key, quotas, cost, now)
+
+    def tightness(index: int) -> tuple[bool, float, int]:
+        quota = quotas[index]
+        return cost > quota.limit, waits_s[index], logs[index].used - quota.limit
+
+    speaker = max(range(len(quotas)), key=tightness)
+    return _spoken(quotas[speaker], logs[speaker], waits_s[speaker], cost, now)
 
 
 def _spend(
@@ -238,22 +276,17 @@ def _until(moment: float, now: float) -> float:
     return wait_s
 
 
-def _answer(
-    quotas: Sequence[Quota], logs: list[_Log], waits_s: list[float], cost: int, now: float
-) -> Decision:
-    def tightness(index: int) -> tuple[bool, float, int]:
-        quota = quotas[index]
-        return cost > quota.limit, waits_s[index], logs[index].used - quota.limit
-
-    speaker = max(range(len(quotas)), key=tightness) if len(quotas) > 1 else 0
-    quota, log, wait_s = quotas[speaker], logs[speaker], waits_s[speaker]
+def _spoken(quota: Quota, log: _Log, wait_s: float, cost: int, now: float) -> Decision:
+    reset_s = _reset_s(log, quota, now)
+    limit = quota.limit
+    left = limit - log.used
     return Decision(
-        allowed=not wait_s,
-        name=quota.name,
-        limit=quota.limit,
-        window_s=quota.window_s,
-        remaining=max(0, quota.limit - log.used),
-        reset_s=max(wait_s, _reset_s(log, quota, now)),
-        retry_after_s=wait_s,
-        cost=cost,
+        not wait_s,
+        quota.name,
+        limit,
+        quota.window_s,
+        left if left > 0 else 0,  # noqa: FURB136  # max() takes three times as long
+        reset_s if reset_s > wait_s else wait_s,  # noqa: FURB136
+        wait_s,
+        cost,
     )
