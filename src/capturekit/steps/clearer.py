@@ -16,10 +16,10 @@ from capturekit.picture import Pixels
 from capturekit.steps.regions import Box, Mask, Regions, area
 from capturekit.steps.scan import View, cut, enlarged, turned
 
-BESIDE_OTHERS: Final = 0.1
+BESIDE_OTHERS: Final = 0.05
 """How much less is looked at where something was read already: on a shelf that is some codes
 more, in a photograph mostly print beside the code."""
-LARGE_PX: Final = 1_500_000
+LARGE_PX: Final = 700_000
 """Pixels from which a place is not enlarged: a code in it has large modules."""
 MOST_SLANTED: Final = 1.0
 """Share of the picture that is turned."""
@@ -104,5 +104,5 @@ CANDIDATES: Final = {
 }
 """All that was tried, by name."""
 
-ATTEMPTS: Final = {name: CANDIDATES[name] for name in ("clahe", "sharpened")}
+ATTEMPTS: Final = {name: CANDIDATES[name] for name in ("sharpened", "clahe")}
 """Those that are made, in this order."""
