@@ -196,7 +196,7 @@ LIMITS = {
     "ABOVE_NOISE": (1.5, 3.0, 6.0),
     "OF_STRONGEST": (0.005, 0.02, 0.08),
     "BARS_FROM": (0.2, 0.4, 0.6),
-    "PATTERN_UP_TO": (0.4, 0.65, 0.8),
+    "PATTERN_UP_TO": (0.5, 0.75, 0.9),
 }
 
 

@@ -195,9 +195,7 @@ class _Search:
 
     def default(self) -> None:
         if self._scale > 1:
-            for box in self._regions.parts(
-                self._left(self._matrix, 3 if self._wanted.turns else 4)
-            ):
+            for box in self._regions.parts(self._left(self._matrix, 3)):
                 self._read_matrix("default", scan.cut(self._gray, box), inverts=False)
         if self._wanted.bars is not None and not self.found:
             for box in self._regions.bounds(self._regions.upright | self._regions.lying):

