@@ -147,6 +147,20 @@ class StorageCorrupt(StorageError):
     """Stored bytes are not what was written."""
 
 
+class StorageUnavailable(StorageError):
+    """The storage's server did not answer in time, or refused; it may have done as asked."""
+
+
+class KeyInTheWay(StorageError):
+    """A server holds something else under the name that a rate limit's key would have."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"the rate limit's key {key!r} holds something else; delete it, or use another prefix"
+        )
+        self.key = key
+
+
 class DataDirInUse(StorageError):
     """Another server runs on this data folder."""
 

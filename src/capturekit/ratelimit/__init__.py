@@ -7,6 +7,7 @@ from capturekit.ratelimit.decision import (
     Storage,
     tightest,
 )
+from capturekit.ratelimit.failover import Breaker, FailoverStats, FailoverStorage, OnFailure
 from capturekit.ratelimit.headers import (
     Problem,
     Refusal,
@@ -18,12 +19,17 @@ from capturekit.ratelimit.identity import ClientAddress
 from capturekit.ratelimit.limiter import LimiterStats, RateLimiter
 from capturekit.ratelimit.memory import MemoryStorage
 from capturekit.ratelimit.middleware import RateLimitMiddleware, spend
+from capturekit.ratelimit.urls import open_storage
 
 __all__ = [
+    "Breaker",
     "ClientAddress",
     "Decision",
+    "FailoverStats",
+    "FailoverStorage",
     "LimiterStats",
     "MemoryStorage",
+    "OnFailure",
     "Problem",
     "Quota",
     "RateLimitExceeded",
@@ -31,6 +37,7 @@ __all__ = [
     "RateLimiter",
     "Refusal",
     "Storage",
+    "open_storage",
     "rate_limit_fields",
     "refusal",
     "spend",

@@ -39,6 +39,8 @@ class Decision(NamedTuple):
     When ``cost > limit`` no wait can help; it is then the window (or the reset, if later).
     """
     cost: int
+    is_degraded: bool = False
+    """Made by the failure policy, because the storage's server did not answer."""
 
 
 class RateLimitExceeded(CaptureKitError):

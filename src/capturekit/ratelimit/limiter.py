@@ -5,12 +5,13 @@ import operator
 import threading
 from collections.abc import Callable
 from typing import Self, TypedDict
-from urllib.parse import urlsplit
 
 from limits import parse_many
 
 from capturekit.ratelimit.decision import Decision, Quota, Storage
+from capturekit.ratelimit.failover import DEADLINE_S, FailoverStorage, OnFailure
 from capturekit.ratelimit.memory import MemoryStorage
+from capturekit.ratelimit.urls import open_storage
 
 MAX_AMOUNT = 999_999_999_999_999
 """Largest amount of a rule, and window in seconds: the largest integer of RFC 9651."""
@@ -78,15 +79,26 @@ class RateLimiter:
         *,
         name: str = "default",
         scale: Callable[[], float] = _always_full,
+        on_failure: OnFailure = "local",
+        deadline_s: float = DEADLINE_S,
     ) -> Self:
-        """A limiter whose storage is named by a URL; ``memory://`` is the only one so far.
+        """A limiter over the storage that a URL names: see ``open_storage``.
 
-        Any other is a ValueError, which does not repeat what may hold a password.
+        ``async with`` it, or call ``aclose``, to close the connections to a server.
         """
-        scheme = urlsplit(url).scheme
-        if scheme != "memory":
-            raise ValueError(f"rate limits are kept in memory://; {scheme!r} is not supported yet")
-        return cls(rules, name=name, storage=MemoryStorage(), scale=scale)
+        storage = open_storage(url, on_failure=on_failure, deadline_s=deadline_s)
+        return cls(rules, name=name, storage=storage, scale=scale)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close what the storage holds open for this event loop; memory holds nothing."""
+        if isinstance(self._storage, FailoverStorage):
+            await self._storage.aclose()
 
     async def hit(self, key: str, cost: int = 1) -> Decision:
         """Spend ``cost`` if every rule allows it, else nothing.

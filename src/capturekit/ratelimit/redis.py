@@ -1,0 +1,374 @@
+"""What callers spent, in a Redis or Valkey server that several processes share.
+
+One decision is one Lua script (``decide.lua``) over one key, in one round trip. Time is the
+server's, in whole microseconds; the client's clock plays no part.
+"""
+
+import asyncio
+import hashlib
+import math
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
+from typing import Any, Final, Protocol, Self, TypeVar
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+import anyio
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from capturekit.errors import KeyInTheWay, StorageUnavailable
+from capturekit.ratelimit.decision import Decision, Quota
+from capturekit.ratelimit.memory import EXACT_UP_TO, SUB_BUCKETS
+
+MAX_CONNECTIONS = 32
+"""Open at once to a server, per event loop; further decisions wait for one of them."""
+
+CONNECT_TIMEOUT_S = 5.0
+"""For the socket. A decision's own deadline, which is shorter, cancels a connection too."""
+
+MAX_KEY_BYTES = 128
+"""Longer keys are stored as their digest, so that no caller chooses how much is stored."""
+
+MAX_WINDOW_US = 2**51
+"""71 years. A longer window counts as this one: Lua's numbers are exact up to 2^53."""
+
+MAX_COUNT = 2**52
+"""Costs and limits above this count as this, for the same reason."""
+
+SCRIPT: Final = (
+    files("capturekit.ratelimit")
+    .joinpath("decide.lua")
+    .read_text("utf-8")
+    .replace("$EXACT_UP_TO", str(EXACT_UP_TO))
+    .replace("$SUB_BUCKETS", str(SUB_BUCKETS))
+)
+SCRIPT_SHA: Final = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+_ANSWER: Final = struct.Struct(">Bdddd")
+_SERVERS_CLOCK: Final = -1
+
+T = TypeVar("T")
+
+_Connection = Any
+"""An AbstractConnection of redis-py, half of whose methods have no types."""
+
+
+class RedisStorage:
+    """A Storage for many processes: Redis from 6.2, Valkey, Sentinel or Cluster.
+
+    A key costs at most 1.2 kB per window, and expires when it holds nothing any more. It is
+    one Redis key, so a Cluster keeps it in one slot. What MemoryStorage answers, this does,
+    to the microsecond, with two differences. Windows that only another process knows reach a
+    key when that process first asks for it. And the server's wall clock is the only clock
+    there is: when it steps back, time stands still; when it steps forward, that much time
+    has passed, so a step grants at most one more limit.
+
+    Every failure is a StorageError: KeyInTheWay for a key that holds something else,
+    StorageUnavailable for all others. This class waits as long as it takes; FailoverStorage
+    gives it a deadline and an answer for failures. Cancelling a decision closes its
+    connection. A connection that turns out closed is replaced once: the cost may then have
+    been spent twice, never less than once.
+
+    Connections belong to the event loop that made them; each loop has its own. ``aclose``
+    closes those of the loop it is called in.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://``,
+            ``redis+sentinel://host:port,host2:port/service/db`` or
+            ``redis+cluster://host:port,host2:port``. User, password and options as redis-py
+            reads them; a Sentinel's own password is ``?sentinel_password=``. Anything else
+            is a ValueError, which does not repeat what may hold a password.
+        prefix: Begins every Redis key.
+    """
+
+    def __init__(self, url: str, *, prefix: str = "ck:") -> None:
+        self._connect = _connector(url)
+        self._prefix = prefix.encode()
+        self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
+        # Windows that this process has asked for, by account. As in memory, each key
+        # hears of spendings in all of them.
+        self._windows_us: dict[str, dict[int, None]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections. A later decision opens new ones."""
+        link = self._links.pop(asyncio.get_running_loop(), None)
+        if link is not None:
+            await link.aclose()
+
+    async def decide(
+        self, account: str, key: str, quotas: Sequence[Quota], cost: int, *, spend: bool
+    ) -> Decision:
+        """See Storage."""
+        decision, _ = await self.decide_timed(account, key, quotas, cost, spend=spend)
+        return decision
+
+    async def decide_timed(
+        self,
+        account: str,
+        key: str,
+        quotas: Sequence[Quota],
+        cost: int,
+        *,
+        spend: bool,
+        now_us: int = _SERVERS_CLOCK,
+    ) -> tuple[Decision, int]:
+        """A decision and the server's time of it, in microseconds since 1970.
+
+        ``now_us`` replaces the server's time, so that tests can step it.
+        """
+        name = self._name(account, key)
+        question = self._question(account, quotas, cost, spend=spend, now_us=now_us)
+        packed = await _as_ours(key, self._ask(name, question))
+        speaker, used, wait_us, reset_us, clock_us = _ANSWER.unpack(packed)
+        quota = quotas[speaker]
+        decision = Decision(
+            allowed=not wait_us,
+            name=quota.name,
+            limit=quota.limit,
+            window_s=quota.window_s,
+            remaining=max(0, quota.limit - int(used)),
+            reset_s=reset_us / 1e6,
+            retry_after_s=wait_us / 1e6,
+            cost=cost,
+        )
+        return decision, int(clock_us)
+
+    async def reset(self, account: str, key: str) -> None:
+        """See Storage. Deletes the key, whatever it holds."""
+        await _as_ours(key, self._link().execute("DEL", self._name(account, key)))
+
+    def count(self, account: str) -> None:
+        """See Storage: always None."""
+
+    def _link(self) -> "_Link":
+        loop = asyncio.get_running_loop()
+        link = self._links.get(loop)
+        if link is None:
+            for other in [one for one in self._links if one.is_closed()]:
+                self._links.pop(other, None)
+            link = self._links[loop] = self._connect()
+        return link
+
+    async def _ask(self, name: bytes, question: bytes) -> Any:  # noqa: ANN401  # redis-py's
+        link = self._link()
+        try:
+            return await link.execute("EVALSHA", SCRIPT_SHA, 1, name, question)
+        except NoScriptError:
+            # A server that restarted or was flushed; EVAL leaves the script there.
+            return await link.execute("EVAL", SCRIPT, 1, name, question)
+
+    def _name(self, account: str, key: str) -> bytes:
+        """The Redis key. ``:`` ends the account, ``;`` does before a digest."""
+        if any(mark in account for mark in "%:;"):
+            account = account.replace("%", "%25").replace(":", "%3A").replace(";", "%3B")
+        # A key may hold anything a header can, as text with lone surrogates.
+        raw = key.encode(errors="surrogatepass")
+        if len(raw) > MAX_KEY_BYTES:
+            digest = hashlib.blake2b(raw, digest_size=16).hexdigest()
+            return b"%b{%b;%b}" % (self._prefix, account.encode(), digest.encode())
+        return b"%b{%b:%b}" % (self._prefix, account.encode(), raw)
+
+    def _question(
+        self, account: str, quotas: Sequence[Quota], cost: int, *, spend: bool, now_us: int
+    ) -> bytes:
+        known = self._windows_us.setdefault(account, {})
+        fields: list[float] = []
+        for quota in quotas:
+            window_us = min(math.ceil(quota.window_s * 1e6), MAX_WINDOW_US)
+            known[window_us] = None
+            fields += (window_us, min(quota.limit, MAX_COUNT))
+        if len(known) > len(quotas):
+            for window_us in [one for one in known if one not in fields[::2]]:
+                fields += (window_us, 0)
+        return struct.pack(
+            f">BdddB{len(fields)}d",
+            spend,
+            min(cost, MAX_COUNT + 1),
+            now_us,
+            len(quotas),
+            len(fields) // 2,
+            *fields,
+        )
+
+
+class _Link(Protocol):
+    """What one event loop holds open to the server or servers."""
+
+    async def execute(self, *command: str | bytes | int) -> Any:  # noqa: ANN401  # redis-py's
+        """The reply; raises what redis-py raises."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class _Pooled:
+    """One server, or the master that Sentinels name.
+
+    Connections of redis-py without its pool and client: those take a third of the time of a
+    round trip (``bench_ratelimit_redis.py``), and hold a connection after a cancellation.
+    """
+
+    def __init__(self, make: Callable[[], _Connection]) -> None:
+        self._make = make
+        self._idle: list[_Connection] = []
+        self._room = anyio.Semaphore(MAX_CONNECTIONS, fast_acquire=True)
+
+    async def execute(self, *command: str | bytes | int) -> Any:  # noqa: ANN401  # redis-py's
+        async with self._room:
+            if self._idle:
+                try:
+                    return await self._over(self._idle.pop(), command)
+                except ConnectionLost:
+                    # The server restarted, or closes idle connections: so did it to the others.
+                    await self.aclose()
+            return await self._over(self._make(), command)
+
+    async def aclose(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
+
+    async def _over(self, connection: _Connection, command: tuple[str | bytes | int, ...]) -> Any:  # noqa: ANN401  # redis-py's
+        try:
+            if not connection.is_connected:
+                await connection.connect()
+            await connection.send_command(*command)
+            reply = await connection.read_response(disable_decoding=True)
+        except ResponseError:
+            # The server is there and said no: the reply was read to its end.
+            self._put_back(connection)
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._put_back(connection)
+        return reply
+
+    def _put_back(self, connection: _Connection) -> None:
+        if connection.is_connected:
+            self._idle.append(connection)
+
+
+class _Clustered:
+    """A Cluster, by redis-py's client, which knows where each slot lives."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self._cluster = cluster
+
+    async def execute(self, *command: str | bytes | int) -> Any:  # noqa: ANN401  # redis-py's
+        return await self._cluster.execute_command(*command)
+
+    async def aclose(self) -> None:
+        await self._cluster.aclose()
+
+
+async def _as_ours(key: str, reply: Awaitable[T]) -> T:
+    try:
+        return await reply
+    except (RedisError, OSError) as error:
+        if "WRONGTYPE" in str(error):
+            raise KeyInTheWay(key) from error
+        # redis-py's messages hold the address, never the password.
+        raise StorageUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+
+
+# URLs
+
+
+def _connector(url: str) -> Callable[[], _Link]:
+    """Makes a link when called inside an event loop. Raises ValueError for a bad URL."""
+    try:
+        parts = urlsplit(url)
+        scheme, _, kind = parts.scheme.replace("valkey", "redis").partition("+")
+        if kind == "sentinel" and scheme == "redis":
+            return _sentinel(parts)
+        if kind == "cluster" and scheme in ("redis", "rediss"):
+            return _cluster(parts, is_tls=scheme == "rediss")
+        if not kind and scheme in ("redis", "rediss", "unix"):
+            return _single(parts._replace(scheme=scheme).geturl())
+    except (ValueError, TypeError, LookupError):
+        # Neither the URL nor what Python says about it is repeated: both may hold a password.
+        pass
+    raise ValueError("a URL of rate limits that is not as RedisStorage says; it is not shown here")
+
+
+def _options() -> dict[str, Any]:
+    # redis-py's own: ten retries, and a timeout on each of them. On a frozen server that
+    # adds up to 14 s; here the caller's deadline is the only one.
+    return {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": None,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    }
+
+
+def _single(url: str) -> Callable[[], _Link]:
+    pool = ConnectionPool.from_url(url, **_options())
+    make: Callable[[], _Connection] = pool.make_connection
+    make()  # Options that it does not know are found here, not at the first decision.
+    return lambda: _Pooled(make)
+
+
+def _sentinel(parts: SplitResult) -> Callable[[], _Link]:
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("a Sentinel's URL ends with the name of the service")
+    hosts, account, db = _hosts(parts, 26379), _account(parts), int(database or 0)
+    asked = {name.removeprefix("sentinel_"): text for name, text in _query(parts).items()}
+
+    def connect() -> _Link:
+        options = _options() | account | {"db": db}
+        sentinel = Sentinel(hosts, sentinel_kwargs=_options() | asked)  # type: ignore[no-untyped-call]
+        master: Redis = sentinel.master_for(service, **options)
+        return _Pooled(master.connection_pool.make_connection)
+
+    return connect
+
+
+def _cluster(parts: SplitResult, *, is_tls: bool) -> Callable[[], _Link]:
+    hosts, account = _hosts(parts, 6379), _account(parts)
+
+    def connect() -> _Link:
+        nodes = [ClusterNode(host, port) for host, port in hosts]
+        # One retry follows a slot to the node that took it over.
+        options = _options() | account | {"retry": Retry(NoBackoff(), 1), "ssl": is_tls}
+        return _Clustered(RedisCluster(startup_nodes=nodes, **options))
+
+    return connect
+
+
+def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for address in parts.netloc.rpartition("@")[2].split(","):
+        one = urlsplit(f"//{address}")
+        if not one.hostname:
+            raise ValueError("an address without a host")
+        hosts.append((one.hostname, one.port or default_port))
+    return hosts
+
+
+def _account(parts: SplitResult) -> dict[str, Any]:
+    userinfo, has_account, _ = parts.netloc.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    named = {"username": unquote(user), "password": unquote(password)}
+    return {name: text for name, text in named.items() if text} if has_account else {}
+
+
+def _query(parts: SplitResult) -> dict[str, str]:
+    known = ("sentinel_username", "sentinel_password")
+    return {name: texts[-1] for name, texts in parse_qs(parts.query).items() if name in known}
