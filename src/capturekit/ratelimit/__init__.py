@@ -8,17 +8,29 @@ from capturekit.ratelimit.decision import (
     tightest,
 )
 from capturekit.ratelimit.failover import Breaker, FailoverStats, FailoverStorage, OnFailure
+from capturekit.ratelimit.guard import acquire, limit
 from capturekit.ratelimit.headers import (
     Problem,
     Refusal,
+    overloaded,
     rate_limit_fields,
     refusal,
     x_rate_limit_fields,
 )
 from capturekit.ratelimit.identity import ClientAddress
+from capturekit.ratelimit.keys import (
+    both,
+    by_address,
+    by_credential,
+    by_header,
+    constant,
+    content_length_cost,
+    first_of,
+)
 from capturekit.ratelimit.limiter import LimiterStats, RateLimiter
 from capturekit.ratelimit.memory import MemoryStorage
 from capturekit.ratelimit.middleware import RateLimitMiddleware, spend
+from capturekit.ratelimit.request_limit import RequestLimit, answer_refusal
 from capturekit.ratelimit.urls import open_storage
 
 __all__ = [
@@ -36,8 +48,20 @@ __all__ = [
     "RateLimitMiddleware",
     "RateLimiter",
     "Refusal",
+    "RequestLimit",
     "Storage",
+    "acquire",
+    "answer_refusal",
+    "both",
+    "by_address",
+    "by_credential",
+    "by_header",
+    "constant",
+    "content_length_cost",
+    "first_of",
+    "limit",
     "open_storage",
+    "overloaded",
     "rate_limit_fields",
     "refusal",
     "spend",

@@ -1,20 +1,32 @@
 """Rate limits around any ASGI app, by route template and by who asks."""
 
-import inspect
-import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from urllib.parse import quote
+from collections.abc import Iterable, Mapping
+from typing import Generic, Protocol, TypeVar
 
-import anyio
-
-from capturekit.ratelimit.asgi import App, Message, Receive, Scope, Send, header_lines, route_path
-from capturekit.ratelimit.decision import Decision, RateLimitExceeded, tightest
-from capturekit.ratelimit.headers import rate_limit_fields, refusal, x_rate_limit_fields
-from capturekit.ratelimit.identity import ClientAddress
+from capturekit.ratelimit.asgi import App, Receive, Scope, Send, route_path
+from capturekit.ratelimit.decision import Decision, RateLimitExceeded
+from capturekit.ratelimit.exchange import (
+    SCOPE_KEY,
+    Exchange,
+    Terms,
+    instance_of,
+    refusal_of,
+)
+from capturekit.ratelimit.headers import overloaded
+from capturekit.ratelimit.identity import NO_ADDRESS
+from capturekit.ratelimit.keys import (
+    Exempt,
+    Key,
+    by_address,
+    by_credential,
+    first_of,
+    name_by,
+    settled,
+)
 from capturekit.ratelimit.limiter import RateLimiter
 from capturekit.ratelimit.memory import MemoryStorage
+from capturekit.ratelimit.request_limit import RequestLimit
 
 EVERYTHING = "*"
 """The key of the limit that lies under all others."""
@@ -24,9 +36,15 @@ DEFAULT_DRAIN_BYTES = 32 * 2**20
 
 DEFAULT_DRAIN_S = 10.0
 
-SCOPE_KEY = "capturekit.ratelimit"
+T = TypeVar("T")
 
-Identify = Callable[[Scope], Awaitable[str | None] | str | None]
+
+class Admits(Protocol):
+    """What decides whether there is room for more work: an Admission, or one of yours."""
+
+    async def admit(self, key: str) -> float | None:
+        """Let this caller in and say None, or the seconds until it may try again."""
+        ...
 
 
 class RateLimitMiddleware:
@@ -39,72 +57,81 @@ class RateLimitMiddleware:
     Args:
         app: The app inside.
         limits: By route: ``"POST /v1/things/{id}"`` (or without a method for all of them;
-            ``{rest:path}`` also takes slashes) to a RateLimiter or its rules. All ids share
+            ``{rest:path}`` also takes slashes) to a RateLimiter or its rules, or to a
+            RequestLimit where the account, the cost or the exempt are special. All ids share
             one limit. The first route that matches counts; GET stands for HEAD too. The key
             ``"*"`` limits all requests by address, unknown paths included, before the rest.
         named: For ``spend``: limiters of endpoints that learn who asks from the body.
         identify: Names the caller by a *verified* credential, or None to go by address.
             Its errors are not caught.
         trusted_proxies: See ClientAddress.
+        exempt: Requests for which it says True meet no limit here, and no admission.
+        admission: By route, ``"*"`` for the rest: asked after the limits, with the caller's
+            key. When it says to wait, the answer is a 503. What the limits took stays spent,
+            so that they also hold those who try again at once.
         x_headers: Also send the older ``X-RateLimit-*`` fields.
         drain_bytes: Most that is read of a refused upload.
         drain_s: Longest that reading it takes, in seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is one choice, and has a default
         self,
         app: App,
         *,
-        limits: Mapping[str, RateLimiter | str] | None = None,
+        limits: Mapping[str, RateLimiter | RequestLimit | str] | None = None,
         named: Mapping[str, RateLimiter] | None = None,
-        identify: Identify | None = None,
+        identify: Key | None = None,
         trusted_proxies: Iterable[str] = (),
+        exempt: Exempt | None = None,
+        admission: Mapping[str, Admits] | None = None,
         x_headers: bool = False,
         drain_bytes: int = DEFAULT_DRAIN_BYTES,
         drain_s: float = DEFAULT_DRAIN_S,
     ) -> None:
-        limiters = _limiters(limits or {})
+        address = by_address(trusted_proxies)
+        caller = first_of(by_credential(identify), address) if identify else address
         self._app = app
-        self._everything = limiters.pop(EVERYTHING, None)
-        self._routes = [_Route.parse(route, limiter) for route, limiter in limiters.items()]
-        self._named = dict(named or {})
-        self._identify = identify
-        self._address = ClientAddress(trusted_proxies)
-        self._x_headers = x_headers
-        self._drain_bytes, self._drain_s = drain_bytes, drain_s
+        self._exempt = exempt
+        self._everything, self._limits = _limits(limits or {}, address)
+        # What stands for all routes is asked for last.
+        ordered = sorted((admission or {}).items(), key=lambda item: item[0] == EVERYTHING)
+        self._admission = _Routes(dict(ordered))
+        self._terms = Terms(caller, dict(named or {}), x_headers, drain_bytes, drain_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; anything but HTTP and websockets passes through."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        upload = _Upload(scope, receive, self._drain_bytes, self._drain_s)
-        exchange = _Exchange(scope, upload, send, self._named, x_headers=self._x_headers)
+        exchange = Exchange(scope, receive, send, self._terms)
         # In place: frameworks outside look into the same scope for the route that was found.
         scope[SCOPE_KEY] = exchange
         try:
-            await self._spend(scope, exchange)
-            await self._app(scope, upload.receive, exchange.send)
+            if await self._lets_in(scope, exchange):
+                await self._app(scope, exchange.receive, exchange.send)
         except RateLimitExceeded as exceeded:
             if exchange.has_started or not exchange.decided(exceeded.decision):
                 raise
-            await exchange.refuse(exceeded.decision)
+            await exchange.refuse(refusal_of(exceeded, scope), scope)
+        finally:
+            if exchange.holds:
+                await exchange.release()
 
-    async def _spend(self, scope: Scope, exchange: "_Exchange") -> None:
-        address = f"ip:{self._address(scope)}"
+    async def _lets_in(self, scope: Scope, exchange: Exchange) -> bool:
+        if self._exempt is not None and await settled(self._exempt(scope)):
+            return True
         if self._everything is not None:
-            await exchange.spend(self._everything, address)
-        method, path = scope.get("method", "GET"), route_path(scope)
-        for route in self._routes:
-            if route.takes(method, path):
-                await exchange.spend(route.limiter, await self._caller(scope) or address)
-                return
-
-    async def _caller(self, scope: Scope) -> str | None:
-        identity = self._identify(scope) if self._identify else None
-        if inspect.isawaitable(identity):
-            identity = await identity
-        return None if identity is None else f"id:{identity}"
+            await self._everything.spend(scope)
+        limit = self._limits.find(scope)
+        if limit is not None:
+            await limit.spend(scope)
+        admission = self._admission.find(scope)
+        if admission is None:
+            return True
+        wait_s = await admission.admit(await name_by(self._terms.caller, scope) or NO_ADDRESS)
+        if wait_s is not None:
+            await exchange.refuse(overloaded(wait_s, instance_of(scope)), scope)
+        return wait_s is None
 
 
 async def spend(scope: Scope, name: str, identity: str, cost: int = 1) -> Decision:
@@ -112,154 +139,77 @@ async def spend(scope: Scope, name: str, identity: str, cost: int = 1) -> Decisi
 
     For an endpoint, before its response starts: the response's headers then tell of it.
     Raises RateLimitExceeded when refused, LookupError for an unknown name, RuntimeError when
-    no RateLimitMiddleware is around. A refusal that reaches the middleware becomes a 429, as
-    it does from ``app.add_middleware``; where the middleware is put around a whole framework
-    app, that app makes a 500 of it first, unless it has a handler that answers ``refusal``.
+    no RateLimitMiddleware is around. A refusal that nothing in the app answers becomes a 429,
+    also where the middleware is put around a whole framework app: the 500 that such an app
+    sends before it lets an error through is dropped.
     """
-    if SCOPE_KEY not in scope:
-        raise RuntimeError("spend() works inside an app that RateLimitMiddleware wraps")
-    exchange: _Exchange = scope[SCOPE_KEY]
-    if name not in exchange.named:
-        raise LookupError(f"no limiter is named {name!r}; there are {sorted(exchange.named)}")
-    return await exchange.spend(exchange.named[name], identity, cost)
+    exchange = scope.get(SCOPE_KEY)
+    if not isinstance(exchange, Exchange):
+        text = "spend() works inside an app that RateLimitMiddleware wraps"
+        raise RuntimeError(text)  # noqa: TRY004  # it is missing, not of a wrong type
+    named = exchange.terms.named
+    if name not in named:
+        raise LookupError(f"no limiter is named {name!r}; there are {sorted(named)}")
+    return await exchange.spend(named[name], identity, cost)
 
 
-def _limiters(limits: Mapping[str, RateLimiter | str]) -> dict[str, RateLimiter]:
+class _Routes(Generic[T]):
+    """Finds what stands for the first route that a request matches."""
+
+    def __init__(self, by_route: Mapping[str, T]) -> None:
+        self._values = list(by_route.values())
+        self._routes = [_parsed(route) for route in by_route]
+        methods = {method for method, _ in self._routes} - {""}
+        self._by_method = {method: self._pattern(method) for method in methods | {"HEAD"}}
+        self._other_methods = self._pattern("")
+
+    def find(self, scope: Scope) -> T | None:
+        if not self._values:
+            return None
+        pattern = self._by_method.get(scope.get("method", "GET"), self._other_methods)
+        match = pattern.fullmatch(route_path(scope))
+        # Only routes are groups, each of them exactly one.
+        return self._values[int((match.lastgroup or "")[1:])] if match else None
+
+    def _pattern(self, method: str) -> re.Pattern[str]:
+        """One expression for all routes that take a method: it stops at the first."""
+        taken = ("", "GET", "HEAD") if method == "HEAD" else ("", method)
+        routes = [
+            f"(?P<r{index}>{path})"
+            for index, (its_method, path) in enumerate(self._routes)
+            if its_method in taken
+        ]
+        return re.compile("|".join(routes) or "(?!)")
+
+
+def _limits(
+    limits: Mapping[str, RateLimiter | RequestLimit | str], address: Key
+) -> tuple[RequestLimit | None, _Routes[RequestLimit]]:
     storage = MemoryStorage()
-    return {
-        route: RateLimiter(given, name=route, storage=storage) if isinstance(given, str) else given
-        for route, given in limits.items()
-    }
+
+    def made(route: str, given: RateLimiter | RequestLimit | str) -> RequestLimit:
+        if isinstance(given, RequestLimit):
+            return given
+        if isinstance(given, str):
+            given = RateLimiter(given, name=route, storage=storage)
+        return RequestLimit(given, key=address if route == EVERYTHING else None)
+
+    by_route = {route: made(route, given) for route, given in limits.items()}
+    everything = by_route.pop(EVERYTHING, None)
+    return everything, _Routes(by_route)
 
 
-@dataclass(frozen=True, slots=True)
-class _Route:
-    method: str
-    """Empty for all methods."""
-    path: re.Pattern[str]
-    limiter: RateLimiter
-
-    @classmethod
-    def parse(cls, route: str, limiter: RateLimiter) -> "_Route":
-        method, _, path = route.rpartition(" ")
-        if not path.startswith("/"):
-            raise ValueError(f"{route!r} is not a route; write 'POST /v1/things/{{id}}' or '*'")
-        return cls(method.strip().upper(), _pattern(path), limiter)
-
-    def takes(self, method: str, path: str) -> bool:
-        fits = self.method in ("", method) or (self.method, method) == ("GET", "HEAD")
-        return fits and self.path.fullmatch(path) is not None
-
-
-def _pattern(path: str) -> re.Pattern[str]:
+def _parsed(route: str) -> tuple[str, str]:
+    """Its method, empty for all of them, and an expression for its path."""
+    if route == EVERYTHING:
+        return "", "(?s:.*)"
+    method, _, path = route.rpartition(" ")
+    if not path.startswith("/"):
+        raise ValueError(f"{route!r} is not a route; write 'POST /v1/things/{{id}}' or '*'")
     literals_and_parameters = re.split(r"\{(\w+(?::\w+)?)\}", path)
     for index, part in enumerate(literals_and_parameters):
         if index % 2:
             literals_and_parameters[index] = "(?s:.*)" if part.endswith(":path") else "[^/]+"
         else:
             literals_and_parameters[index] = re.escape(part)
-    return re.compile("".join(literals_and_parameters))
-
-
-class _Upload:
-    """What the client sends, and whether all of it has come."""
-
-    def __init__(self, scope: Scope, receive: Receive, drain_bytes: int, drain_s: float) -> None:
-        self._receive = receive
-        self._drain_bytes, self._drain_s = drain_bytes, drain_s
-        self._waits_for_us = "100-continue" in header_lines(scope, b"expect")
-        self._was_read = False
-        self._is_complete = False
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._was_read = True
-        self._is_complete = not message.get("more_body", False)
-        return message
-
-    async def drain(self) -> None:
-        """Read and drop the rest, within the bounds."""
-        if self._waits_for_us and not self._was_read:
-            return
-        left = self._drain_bytes
-        with anyio.move_on_after(self._drain_s):
-            while not self._is_complete and left > 0:
-                left -= len((await self.receive()).get("body", b""))
-
-
-class _Exchange:
-    """One request and its answer, with what was decided on the way."""
-
-    def __init__(
-        self,
-        scope: Scope,
-        upload: _Upload,
-        send: Send,
-        named: Mapping[str, RateLimiter],
-        *,
-        x_headers: bool,
-    ) -> None:
-        self.named = named
-        self.has_started = False
-        self._scope, self._upload, self._send = scope, upload, send
-        self._x_headers = x_headers
-        self._decisions: list[Decision] = []
-
-    async def spend(self, limiter: RateLimiter, identity: str, cost: int = 1) -> Decision:
-        decision = await limiter.hit(identity, cost)
-        self._decisions.append(decision)
-        if not decision.allowed:
-            raise RateLimitExceeded(decision)
-        return decision
-
-    def decided(self, decision: Decision) -> bool:
-        """Whether a decision was made here, and not on some call that the app made."""
-        return any(decision is one for one in self._decisions)
-
-    async def send(self, message: Message) -> None:
-        """Pass a message on; the start of the response gets the header fields."""
-        self.has_started = True
-        if message["type"].endswith("http.response.start") and self._decisions:
-            decision = tightest(self._decisions)
-            if not decision.allowed:
-                await self._upload.drain()
-            headers = self._with_fields(message.get("headers", ()), decision)
-            message = {**message, "headers": headers}
-        await self._send(message)
-
-    async def refuse(self, decision: Decision) -> None:
-        """Answer with 429; a websocket is closed where the server cannot send one."""
-        kind = self._scope["type"]
-        prefix = "" if kind == "http" else "websocket."
-        if kind == "websocket" and "websocket.http.response" not in (
-            self._scope.get("extensions") or {}
-        ):
-            await self._upload.drain()
-            await self.send({"type": "websocket.close", "code": 1013, "reason": "rate limit"})
-            return
-        answer = refusal(decision, quote(self._scope["path"]))
-        body = json.dumps(answer.problem).encode()
-        headers = [*_encoded(answer.fields), (b"content-length", str(len(body)).encode())]
-        await self.send(
-            {"type": f"{prefix}http.response.start", "status": answer.status, "headers": headers}
-        )
-        is_head = self._scope.get("method") == "HEAD"
-        await self.send({"type": f"{prefix}http.response.body", "body": b"" if is_head else body})
-
-    def _with_fields(
-        self, headers: Iterable[tuple[bytes, bytes]], decision: Decision
-    ) -> list[tuple[bytes, bytes]]:
-        """Add each set of fields, unless the app, or a middleware in it, sent that set."""
-        merged = list(headers)
-        names = {name.lower() for name, _ in merged}
-        sets = [rate_limit_fields(decision)]
-        if self._x_headers:
-            sets.append(x_rate_limit_fields(decision))
-        for fields in map(_encoded, sets):
-            if names.isdisjoint(name for name, _ in fields):
-                merged += fields
-        return merged
-
-
-def _encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode(), value.encode()) for name, value in fields]
+    return method.strip().upper(), "".join(literals_and_parameters)
