@@ -222,8 +222,9 @@ class _Pooled:
     round trip (``bench_ratelimit_redis.py``), and hold a connection after a cancellation.
     """
 
-    def __init__(self, make: Callable[[], _Connection]) -> None:
+    def __init__(self, make: Callable[[], _Connection], sentinels: Sequence[Redis] = ()) -> None:
         self._make = make
+        self._sentinels = sentinels
         self._idle: list[_Connection] = []
         self._room = anyio.Semaphore(MAX_CONNECTIONS, fast_acquire=True)
 
@@ -241,6 +242,8 @@ class _Pooled:
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.disconnect(nowait=True)
+        for sentinel in self._sentinels:
+            await sentinel.connection_pool.disconnect()
 
     async def _over(self, connection: _Connection, command: tuple[str | bytes | int, ...]) -> Any:  # noqa: ANN401  # redis-py's
         try:
@@ -299,6 +302,9 @@ def _connector(url: str) -> Callable[[], _Link]:
         if kind == "cluster" and scheme in ("redis", "rediss"):
             return _cluster(parts, is_tls=scheme == "rediss")
         if not kind and scheme in ("redis", "rediss", "unix"):
+            if scheme != "unix":
+                # redis-py takes what is no number for database 0.
+                int(parts.path.strip("/") or 0)
             return _single(parts._replace(scheme=scheme).geturl())
     except (ValueError, TypeError, LookupError):
         # Neither the URL nor what Python says about it is repeated: both may hold a password.
@@ -335,7 +341,7 @@ def _sentinel(parts: SplitResult) -> Callable[[], _Link]:
         options = _options() | account | {"db": db}
         sentinel = Sentinel(hosts, sentinel_kwargs=_options() | asked)  # type: ignore[no-untyped-call]
         master: Redis = sentinel.master_for(service, **options)
-        return _Pooled(master.connection_pool.make_connection)
+        return _Pooled(master.connection_pool.make_connection, sentinel.sentinels)
 
     return connect
 
