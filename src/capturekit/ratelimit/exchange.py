@@ -114,6 +114,13 @@ class Exchange(Spendings):
         for message in held:
             await (self._send if self.has_started else self._start)(message)
 
+    def close(self) -> None:
+        """Let go of the server.
+
+        It holds the scope and the scope this, and only the collector would free the three.
+        """
+        self._receive, self._send = _receive_nothing, _send_nothing
+
     async def refuse(self, answer: Refusal, scope: Scope) -> None:
         """Answer so; a websocket is closed where the server cannot send an answer."""
         self.refused, self._held = True, None
@@ -150,6 +157,14 @@ class Exchange(Spendings):
         if self.terms.x_headers and names.isdisjoint(_X_FIELDS):
             merged += _encoded(x_rate_limit_fields(decision))
         return merged
+
+
+async def _receive_nothing() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def _send_nothing(_message: Message) -> None:
+    pass
 
 
 async def send_refusal(answer: Refusal, scope: Scope, send: Send) -> None:

@@ -43,8 +43,8 @@ async def acquire(
 def limit(
     limiter: RateLimiter | str,
     *,
-    key: Callable[P, str] | str = "all",
-    cost: Callable[P, int] | int = 1,
+    key: Callable[..., str] | str = "all",
+    cost: Callable[..., int] | int = 1,
     wait_s: float = 0.0,
 ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
     """Decorate an async function: each call spends first, as ``acquire`` does.

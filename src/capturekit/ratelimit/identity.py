@@ -5,7 +5,7 @@ right of it counts, so addresses are walked from right to left until one is not 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -15,6 +15,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from typing import Final
 
 from capturekit.ratelimit.asgi import Scope, header_lines
 
@@ -38,18 +39,26 @@ class ClientAddress:
     (Whoever has one IPv6 address has the 2^64 of its network.)
 
     Without trusted proxies no header is read. Through a trusted one, ``Forwarded`` and
-    ``X-Forwarded-For`` are. When both are there and disagree, one was made up by the client
-    and nothing tells which: the proxy itself is then taken for the client. What is not an
-    address ends the walk at the last hop that was known.
+    ``X-Forwarded-For`` are. When both are there and disagree, one was not written by the
+    proxy and nothing tells which: the proxy itself is then taken for the client. Such clients
+    share one account, so to disagree gains nothing, and those who send no header are not
+    touched. Where honest clients come with a header of their own, from a proxy on their side,
+    say which ``header`` your proxies write: the other is then not read.
+
+    What is not an address ends the walk at the last hop that was known.
 
     Args:
         trusted: Addresses and networks of proxies: ``10.0.0.0/8``, ``::1``. What is none
             is a ValueError.
+        header: The only one to read, ``"Forwarded"`` or ``"X-Forwarded-For"``, in any case.
     """
 
-    def __init__(self, trusted: Iterable[str] = ()) -> None:
+    def __init__(self, trusted: Iterable[str] = (), *, header: str | None = None) -> None:
         if isinstance(trusted, str):
             raise TypeError(f"trusted proxies are a list of networks, not the string {trusted!r}")
+        if header is not None and header.lower() not in _READERS:
+            raise ValueError(f"{header!r} does not name clients; Forwarded and X-Forwarded-For do")
+        self._headers = (header.lower(),) if header is not None else tuple(_READERS)
         self._trusted = tuple(_network(text) for text in trusted)
         # To read an address takes 6 µs, as much as the rest of a decision.
         self._peer = lru_cache(maxsize=CACHED_PEERS)(self._peer_of)
@@ -70,10 +79,7 @@ class ClientAddress:
         return _name(peer), peer if self._trusts(peer) else None
 
     def _seen_through(self, peer: _Address, scope: Scope) -> _Address:
-        claims = (
-            _forwarded(header_lines(scope, b"forwarded")),
-            _x_forwarded_for(header_lines(scope, b"x-forwarded-for")),
-        )
+        claims = [_READERS[name](header_lines(scope, name.encode())) for name in self._headers]
         clients = {self._walk(peer, hops) for hops in claims if hops}
         return clients.pop() if len(clients) == 1 else peer
 
@@ -146,3 +152,10 @@ def _forwarded(lines: list[str]) -> list[str]:
             hop = ""
         at = pair.end()
     return hops
+
+
+_READERS: Final[Mapping[str, Callable[[list[str]], list[str]]]] = {
+    "forwarded": _forwarded,
+    "x-forwarded-for": _x_forwarded_for,
+}
+"""The headers that name clients, and what reads their lines: the hops, the farthest first."""

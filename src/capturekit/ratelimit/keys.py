@@ -37,9 +37,9 @@ async def name_by(key: Key, scope: Scope) -> str | None:
     return name if name is None or isinstance(name, str) else await name
 
 
-def by_address(trusted: Iterable[str] = ()) -> Key:
+def by_address(trusted: ClientAddress | Iterable[str] = ()) -> Key:
     """By the client's address as seen through ``trusted`` proxies: see ClientAddress."""
-    address = ClientAddress(trusted)
+    address = trusted if isinstance(trusted, ClientAddress) else ClientAddress(trusted)
     return lambda scope: f"ip:{address(scope)}"
 
 

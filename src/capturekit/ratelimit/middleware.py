@@ -14,7 +14,7 @@ from capturekit.ratelimit.exchange import (
     refusal_of,
 )
 from capturekit.ratelimit.headers import overloaded
-from capturekit.ratelimit.identity import NO_ADDRESS
+from capturekit.ratelimit.identity import NO_ADDRESS, ClientAddress
 from capturekit.ratelimit.keys import (
     Exempt,
     Key,
@@ -64,7 +64,7 @@ class RateLimitMiddleware:
         named: For ``spend``: limiters of endpoints that learn who asks from the body.
         identify: Names the caller by a *verified* credential, or None to go by address.
             Its errors are not caught.
-        trusted_proxies: See ClientAddress.
+        trusted_proxies: Their networks, or a ClientAddress.
         exempt: Requests for which it says True meet no limit here, and no admission.
         admission: By route, ``"*"`` for the rest: asked after the limits, with the caller's
             key. When it says to wait, the answer is a 503. What the limits took stays spent,
@@ -81,7 +81,7 @@ class RateLimitMiddleware:
         limits: Mapping[str, RateLimiter | RequestLimit | str] | None = None,
         named: Mapping[str, RateLimiter] | None = None,
         identify: Key | None = None,
-        trusted_proxies: Iterable[str] = (),
+        trusted_proxies: ClientAddress | Iterable[str] = (),
         exempt: Exempt | None = None,
         admission: Mapping[str, Admits] | None = None,
         x_headers: bool = False,
@@ -116,6 +116,7 @@ class RateLimitMiddleware:
         finally:
             if exchange.holds:
                 await exchange.release()
+            exchange.close()
 
     async def _lets_in(self, scope: Scope, exchange: Exchange) -> bool:
         if self._exempt is not None and await settled(self._exempt(scope)):

@@ -88,6 +88,31 @@ def test_two_headers_that_disagree_name_nobody_but_the_proxy() -> None:
     assert seen(PROXY, real, ("Forwarded", "for=203.0.113.9")) == "203.0.113.9"
 
 
+@pytest.mark.parametrize(
+    ("header", "client"), [("x-forwarded-for", "203.0.113.9"), ("Forwarded", "192.0.2.1")]
+)
+def test_of_two_headers_only_the_one_that_proxies_write_is_read(header: str, client: str) -> None:
+    headers = [(b"x-forwarded-for", b"203.0.113.9"), (b"forwarded", b"for=192.0.2.1")]
+    address = ClientAddress(TRUSTED, header=header)
+    assert address({"client": (PROXY, 5000), "headers": headers}) == client
+    other = [one for one in headers if one[0] != header.lower().encode()]
+    assert address({"client": (PROXY, 5000), "headers": other}) == PROXY
+
+
+def test_a_header_that_names_no_clients_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="'Via' does not name clients"):
+        ClientAddress(TRUSTED, header="Via")
+
+
+def test_the_same_address_is_read_once_and_the_header_each_time() -> None:
+    address = ClientAddress(TRUSTED)
+    names = []
+    for claim in (b"192.0.2.1", b"192.0.2.2"):
+        headers = [(b"x-forwarded-for", claim)]
+        names.append(address({"client": (PROXY, 5000), "headers": headers}))
+    assert names == ["192.0.2.1", "192.0.2.2"]
+
+
 def test_a_caller_without_an_address_has_a_name() -> None:
     address = ClientAddress()
     assert address({"client": None}) == address({}) == "unknown"

@@ -1,10 +1,10 @@
 """The middleware around real and bare ASGI apps."""
 
+import gc
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
-import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -12,78 +12,21 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 from capturekit.ratelimit import (
-    MemoryStorage,
-    RateLimiter,
     RateLimitExceeded,
     RateLimitMiddleware,
+    RequestLimit,
+    by_header,
+    constant,
+    content_length_cost,
     spend,
 )
-from capturekit.ratelimit.asgi import App, Message, Receive, Scope, Send
+from capturekit.ratelimit.admission import Admission
+from capturekit.ratelimit.asgi import App, Receive, Scope, Send
+from tests.unit.ratelimit.calls import Call, get, hello, limiter
 
 pytestmark = pytest.mark.anyio
 
 PROCESS = "POST /v1/admin/process-capture/{id}"
-
-
-def limiter(rules: str, name: str = "default") -> RateLimiter:
-    return RateLimiter(rules, name=name, storage=MemoryStorage(clock=lambda: 1000.0))
-
-
-class Call:
-    """One request to an app, and all that the app sent for it."""
-
-    def __init__(self, method: str, path: str, body: Iterable[bytes] = (b"",)) -> None:
-        self.scope: dict[str, Any] = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "query_string": b"",
-            "headers": [],
-            "client": ("203.0.113.9", 5000),
-        }
-        *head, last = body
-        self.incoming: list[Message] = [
-            *({"type": "http.request", "body": part, "more_body": True} for part in head),
-            {"type": "http.request", "body": last, "more_body": False},
-        ]
-        self.sent: list[Message] = []
-
-    async def receive(self) -> Message:
-        if self.incoming:
-            return self.incoming.pop(0)
-        await anyio.sleep_forever()
-        raise AssertionError
-
-    async def send(self, message: Message) -> None:
-        self.sent.append(message)
-
-    async def to(self, app: App) -> "Call":
-        await app(self.scope, self.receive, self.send)
-        return self
-
-    @property
-    def status(self) -> int:
-        (start,) = [one for one in self.sent if one["type"].endswith("response.start")]
-        status: int = start["status"]
-        return status
-
-    @property
-    def headers(self) -> dict[str, str]:
-        pairs = [(key.decode(), value.decode()) for key, value in self.sent[0]["headers"]]
-        assert len(dict(pairs)) == len(pairs), f"a field was sent twice: {pairs}"
-        return dict(pairs)
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(one.get("body", b"") for one in self.sent)
-
-
-async def get(app: App, path: str = "/", method: str = "GET") -> Call:
-    return await Call(method, path).to(app)
-
-
-async def hello(scope: Scope, receive: Receive, send: Send) -> None:
-    await PlainTextResponse("hello")(scope, receive, send)
 
 
 async def who(scope: Scope) -> str | None:
@@ -394,3 +337,175 @@ async def test_spending_without_the_middleware_says_so() -> None:
 def test_a_key_that_is_no_route_is_a_value_error(route: str) -> None:
     with pytest.raises(ValueError, match="is not a route"):
         RateLimitMiddleware(hello, limits={route: "1/minute"})
+
+
+# Costs, exemptions and keys
+
+
+async def test_a_request_limit_says_whose_account_and_what_it_costs() -> None:
+    uploads = RequestLimit(
+        limiter("10/minute"), key=by_header("x-key"), cost=content_length_cost(unit=100)
+    )
+    app = RateLimitMiddleware(hello, limits={"POST /": uploads})
+    statuses = []
+    for key, length in ((b"a", b"650"), (b"b", b"1000"), (b"a", b"400"), (b"a", b"300")):
+        call = Call("POST", "/")
+        call.scope["headers"] = [(b"x-key", key), (b"content-length", length)]
+        statuses.append((await call.to(app)).status)
+    assert statuses == [200, 200, 429, 200]
+
+
+async def test_who_has_no_key_counts_by_address() -> None:
+    uploads = RequestLimit(limiter("1/minute"), key=by_header("x-key"))
+    app = RateLimitMiddleware(hello, limits={"/": uploads})
+    assert [(await get(app)).status for _ in range(2)] == [200, 429]
+
+
+async def test_the_star_may_have_a_key_of_its_own() -> None:
+    everyone = RequestLimit(limiter("1/minute"), key=constant("global"))
+    app = RateLimitMiddleware(hello, limits={"*": everyone})
+    statuses = []
+    for host in ("192.0.2.1", "192.0.2.2"):
+        call = Call("GET", "/")
+        call.scope["client"] = (host, 5000)
+        statuses.append((await call.to(app)).status)
+    assert statuses == [200, 429]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_the_exempt_meet_no_limit_and_no_admission(*, is_async: bool) -> None:
+    def is_probe(scope: Scope) -> bool:
+        return bool(scope["path"] == "/probe")
+
+    async def is_probe_later(scope: Scope) -> bool:
+        return is_probe(scope)
+
+    app = RateLimitMiddleware(
+        hello,
+        limits={"*": limiter("0/minute"), "/probe": limiter("0/minute")},
+        admission={"*": Full()},
+        exempt=is_probe_later if is_async else is_probe,
+    )
+    probe = await get(app, "/probe")
+    assert (probe.status, "ratelimit" in probe.headers) == (200, False)
+    assert (await get(app, "/other")).status == 429
+
+
+# Admission
+
+
+class Full:
+    """No room for anyone, for as many seconds as ``wait_s``; it remembers who asked."""
+
+    def __init__(self, wait_s: float | None = 2.5) -> None:
+        self.wait_s = wait_s
+        self.asked: list[str] = []
+
+    async def admit(self, key: str) -> float | None:
+        self.asked.append(key)
+        return self.wait_s
+
+
+async def test_a_full_server_answers_503_and_when_to_try_again() -> None:
+    app = RateLimitMiddleware(
+        hello, limits={"*": limiter("9/minute")}, admission={"POST /work": Full()}
+    )
+    refused = await Call("POST", "/work", [b"x" * 1000] * 5).to(app)
+    assert (refused.status, refused.headers["retry-after"], refused.incoming) == (503, "3", [])
+    assert refused.headers["ratelimit"].endswith("r=8;t=60")
+    problem = json.loads(refused.body)
+    assert problem["type"].endswith("#temporary-reduced-capacity")
+    assert (await get(app, "/work")).status == 200
+
+
+async def test_the_limits_are_asked_before_the_admission() -> None:
+    full = Full(wait_s=None)
+    app = RateLimitMiddleware(
+        hello,
+        limits={"/": limiter("1/minute")},
+        admission={"*": Full(), "/": full},
+        identify=lambda _: "ann",
+    )
+    assert [(await get(app)).status for _ in range(2)] == [200, 429]
+    assert full.asked == ["id:ann"]
+    assert (await get(app, "/else")).status == 503
+
+
+async def test_our_own_admission_fits() -> None:
+    app = RateLimitMiddleware(hello, admission={"*": Admission(1.0, cold_depth=2)})
+    statuses = [(await get(app)).status for _ in range(5)]
+    assert statuses[0] == 200
+    assert statuses[-1] == 503
+
+
+# Around a whole framework app
+
+
+def whole_app(endpoint: Callable[[Request], Awaitable[Response]], rules: str) -> App:
+    inside = Starlette(routes=[Route("/", endpoint, methods=["POST"])])
+    return RateLimitMiddleware(inside, named={"ingest": limiter(rules, "ingest")})
+
+
+async def test_the_500_of_a_framework_does_not_stand_for_a_refusal() -> None:
+    call = await Call("POST", "/", [b"ann"]).to(whole_app(spends_by_body, "0/minute"))
+    assert (call.status, call.headers["retry-after"]) == (429, "60")
+    assert json.loads(call.body)["violated-policies"] == ["ingest"]
+
+
+async def test_a_500_that_an_endpoint_answers_to_a_refusal_is_sent_whole() -> None:
+    async def answers(request: Request) -> Response:
+        with suppress(RateLimitExceeded):
+            await spends_by_body(request)
+
+        async def parts() -> AsyncIterator[str]:
+            for part in ("no", "thing"):
+                yield part
+
+        return StreamingResponse(parts(), 500)
+
+    call = await Call("POST", "/", [b"ann"]).to(whole_app(answers, "0/minute"))
+    assert (call.status, call.body) == (500, b"nothing")
+    assert "ratelimit" in call.headers
+
+
+async def test_an_error_of_an_endpoint_stays_an_error() -> None:
+    async def fails(request: Request) -> Response:
+        with suppress(RateLimitExceeded):
+            await spends_by_body(request)
+        raise LookupError("something else")
+
+    call = Call("POST", "/", [b"ann"])
+    with pytest.raises(LookupError):
+        await call.to(whole_app(fails, "0/minute"))
+    assert call.status == 500
+
+
+async def test_the_lifespan_of_an_app_runs_through() -> None:
+    states = []
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        states.append("up")
+        yield
+        states.append("down")
+
+    call = Call("GET", "/")
+    call.scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    call.incoming = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    await call.to(RateLimitMiddleware(Starlette(lifespan=lifespan), limits={"*": "0/minute"}))
+    assert states == ["up", "down"]
+
+
+async def test_a_finished_request_leaves_nothing_for_the_collector() -> None:
+    app = RateLimitMiddleware(hello, limits={"*": "9/minute"})
+    gc.collect()
+    gc.disable()
+    try:
+        await get(app)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [one for one in gc.garbage if type(one).__name__ == "Exchange"]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
