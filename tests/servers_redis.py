@@ -64,10 +64,17 @@ class RedisServer:
     def url(self) -> str:
         return f"unix://{self.socket}"
 
-    def start(self) -> None:
-        """Start it and wait until it listens. What it held is gone, unless it was saved."""
+    def start(self, *options: str, until: bytes = b"") -> None:
+        """Start it and wait until it listens, or until its log says something else.
+
+        What it held is gone, unless it was saved.
+        """
+        self._awaited = until or self.ready
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self._folder
+            [*self._command, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self._folder,
         )
         is_ready = threading.Event()
         log: list[bytes] = []
@@ -103,7 +110,7 @@ class RedisServer:
         with process.stdout:
             for line in process.stdout:
                 log.append(line)
-                if self.ready in line:
+                if self._awaited in line:
                     is_ready.set()
         is_ready.set()
 
