@@ -14,16 +14,10 @@ from typing import Protocol
 
 from capturekit.ratelimit import MemoryStorage, RateLimiter
 from capturekit.ratelimit.admission import Admission
-from capturekit.ratelimit.load import QueueLoad, QueueMeter, QueueNumbers, Scaling
+from capturekit.ratelimit.load import Clock, QueueLoad, QueueMeter, QueueNumbers, Scaling
 
-WORKERS = 8
-WORK_S = 0.08
-"""Mean time of a job; times are exponential, so that some are long."""
-CAPACITY_PER_S = WORKERS / WORK_S
-DEADLINE_S = 5.0
-"""A job that ends later than this after it was admitted is worth nothing: nobody waits."""
-PATIENCE_S = 15.0
-"""A refused client comes back for this long."""
+PATIENCE = 3
+"""Deadlines for which a refused client comes back."""
 TARGET_WAIT_S = 2.0
 TICK_S = 0.5
 """Between looks at the queue."""
@@ -44,6 +38,13 @@ class Scenario:
     """From here on there is more work than capacity: goodput counts from here."""
     ends_s: float
     capacity: Curve = lambda _: 1.0
+    """What of the workers' speed is left at a time."""
+    workers: int = 8
+    work_s: float = 0.08
+    """Mean time of a job; times are exponential, so that some are long."""
+    target_wait_s: float = 2.0
+    deadline_s: float = 5.0
+    """A job that ends later than this after it was admitted is worth nothing: nobody waits."""
     retries: str = "wait"
     """``wait``: as told, plus jitter. ``storm``: at once and for ever, and what was admitted
     but not done in time is sent again. ``none``: refused is gone."""
@@ -54,6 +55,11 @@ class Scenario:
     """Demand of each client, relative."""
     routes: tuple[float, ...] = ()
     """What of the work goes to each process; equal shares when empty."""
+
+    @property
+    def per_s(self) -> float:
+        """Jobs a second that the workers can do at full speed."""
+        return self.workers / self.work_s
 
 
 def step(factor: float) -> Curve:
@@ -119,7 +125,9 @@ def answer(question: Coroutine[object, object, float | None]) -> float | None:
 class Simulation:
     """One scenario under one policy."""
 
-    def __init__(self, scenario: Scenario, policy: "Callable[[Simulation], Policy]", seed: int = 1):
+    def __init__(
+        self, scenario: Scenario, policy: "Callable[[Simulation], Policy]", seed: int = 1
+    ) -> None:
         self.scenario = scenario
         self.now = 0.0
         self._random = Random(seed)
@@ -132,7 +140,7 @@ class Simulation:
         self._useful_s = 0.0
         self._waits_s: list[float] = []
         self._outcome = Outcome(0.0, 0.0)
-        self._policy = policy(self)
+        self.policy = policy(self)
 
     def clock(self) -> float:
         return self.now
@@ -145,7 +153,7 @@ class Simulation:
             self.now, _, happen = heapq.heappop(self._events)
             happen()
         steps = [scenario.overload_at_s + 0.05 * n for n in range(self._overload_steps())]
-        possible_s = sum(0.05 * WORKERS * scenario.capacity(moment) for moment in steps)
+        possible_s = sum(0.05 * scenario.workers * scenario.capacity(moment) for moment in steps)
         self._outcome.goodput = self._useful_s / possible_s
         waits_s = sorted(self._waits_s) or [0.0]
         self._outcome.p99_wait_s = waits_s[int(0.99 * (len(waits_s) - 1))]
@@ -162,7 +170,7 @@ class Simulation:
         return self.now >= self.scenario.overload_at_s
 
     def _next_arrival(self) -> None:
-        rate = CAPACITY_PER_S * self.scenario.demand(self.now)
+        rate = self.scenario.per_s * self.scenario.demand(self.now)
         self._after(self._random.expovariate(rate), self._arrive)
 
     def _arrive(self) -> None:
@@ -171,7 +179,7 @@ class Simulation:
         (client,) = random.choices(range(len(scenario.shares)), scenario.shares)
         routes = scenario.routes or (1.0,) * scenario.processes
         (process,) = random.choices(range(scenario.processes), routes)
-        size_s = random.expovariate(1 / WORK_S)
+        size_s = random.expovariate(1 / scenario.work_s)
         work = Work(f"client-{client}", self.now, size_s, process)
         if self._is_overloaded():
             self._outcome.asked_by_key[work.key] += 1
@@ -180,13 +188,13 @@ class Simulation:
     def _ask(self, work: Work) -> None:
         if work.is_done:
             return
-        retry_after_s = self._policy.admit(work.key, work.process)
+        retry_after_s = self.policy.admit(work.key, work.process)
         if retry_after_s is None:
             self._waiting.append((work, self.now))
             self._begin()
             if self.scenario.retries == "storm" and work.tries < MAX_PATIENCE:
                 work.tries += 1
-                self._after(DEADLINE_S, partial(self._send_again, work))
+                self._after(self.scenario.deadline_s, partial(self._send_again, work))
             return
         self._come_back(work, retry_after_s)
 
@@ -200,12 +208,12 @@ class Simulation:
         kind = self.scenario.retries
         told_s = math.ceil(retry_after_s)
         pause_s = 0.2 if kind == "storm" else told_s + self._random.uniform(0, 1)
-        is_in_time = self.now + pause_s < work.begun + PATIENCE_S
+        is_in_time = self.now + pause_s < work.begun + PATIENCE * self.scenario.deadline_s
         if kind != "none" and is_in_time:
             self._after(pause_s, partial(self._ask, work))
 
     def _begin(self) -> None:
-        while self._waiting and self._running < WORKERS:
+        while self._waiting and self._running < self.scenario.workers:
             work, admitted_at = self._waiting.popleft()
             self._running += 1
             if self._is_overloaded():
@@ -217,7 +225,11 @@ class Simulation:
         self._running -= 1
         self._ended += 1
         is_first, work.is_done = not work.is_done, True
-        if is_first and self._is_overloaded() and self.now <= admitted_at + DEADLINE_S:
+        if (
+            is_first
+            and self._is_overloaded()
+            and self.now <= admitted_at + self.scenario.deadline_s
+        ):
             self._useful_s += work.size_s
             self._outcome.done_by_key[work.key] += 1
             self._outcome.done_by_process[work.process] += 1
@@ -230,13 +242,13 @@ class Simulation:
             waiting=len(self._waiting),
             running=self._running,
             ended=self._ended,
-            workers=WORKERS,
+            workers=self.scenario.workers,
             oldest_age_s=oldest_s,
         )
         age_s = self.scenario.lag_s if self.scenario.is_lag_known else 0.0
         told = replace(numbers, age_s=age_s)
-        snapshot = Snapshot(told, self._running / WORKERS)
-        self._after(self.scenario.lag_s, partial(self._policy.see, snapshot))
+        snapshot = Snapshot(told, self._running / self.scenario.workers)
+        self._after(self.scenario.lag_s, partial(self.policy.see, snapshot))
 
 
 class Open:
@@ -259,8 +271,9 @@ class Static(Open):
 
     def __init__(self, simulation: Simulation) -> None:
         self.factor = 1.0
+        self.target_wait_s = simulation.scenario.target_wait_s
         self._limiter = RateLimiter(
-            f"{round(self.capacities * CAPACITY_PER_S)}/second",
+            f"{round(self.capacities * simulation.scenario.per_s)}/second",
             storage=MemoryStorage(clock=simulation.clock),
             scale=lambda: self.factor,
         )
@@ -289,29 +302,27 @@ class Aimd(Static):
     capacities = 2.0
 
     def see(self, snapshot: Snapshot) -> None:
-        is_late = (snapshot.numbers.oldest_age_s or 0.0) > TARGET_WAIT_S
+        is_late = (snapshot.numbers.oldest_age_s or 0.0) > self.target_wait_s
         self.factor = max(0.05, self.factor * 0.7) if is_late else min(1.0, self.factor + 0.02)
 
 
 class Ours(Open):
     """Admission in each process, under a scaled limit for each client."""
 
-    rules = f"{round(CAPACITY_PER_S)}/second"
+    rules = "100/second"
 
     def __init__(self, simulation: Simulation) -> None:
         scenario, clock = simulation.scenario, simulation.clock
-        self.admissions = [
-            self.admission(clock, scenario.processes) for _ in range(scenario.processes)
-        ]
-        self.load = QueueLoad(TARGET_WAIT_S, clock=clock)
+        self.admissions = [self.admission(scenario, clock) for _ in range(scenario.processes)]
+        self.load = QueueLoad(scenario.target_wait_s, clock=clock)
         self.scaling = Scaling([self.load], clock=clock)
         self._limiter = RateLimiter(
             self.rules, storage=MemoryStorage(clock=clock), scale=self.scaling
         )
         self.scales: list[float] = []
 
-    def admission(self, clock: Callable[[], float], processes: int) -> Admission:
-        return Admission(TARGET_WAIT_S, processes=processes, clock=clock)
+    def admission(self, scenario: Scenario, clock: Clock) -> Admission:
+        return Admission(scenario.target_wait_s, processes=scenario.processes, clock=clock)
 
     def admit(self, key: str, process: int) -> float | None:
         return answer(self._decide(key, process))
@@ -349,5 +360,28 @@ SCENARIOS: Sequence[Scenario] = (
     ),
     Scenario("5x step, lag 1 s", step(5), 20, 60, lag_s=1.0),
 )
+
+SLOW: Sequence[Scenario] = tuple(
+    Scenario(
+        f"{workers} workers, jobs of {work_s:g} s",
+        lambda _: 0.8,
+        start_s,
+        3 * start_s,
+        capacity=lambda now, start_s=start_s: 0.5 if now >= start_s else 1.0,  # type: ignore[misc]
+        workers=workers,
+        work_s=work_s,
+        target_wait_s=target_s,
+        deadline_s=2.5 * target_s,
+    )
+    for workers, work_s, target_s, start_s in (
+        (8, 0.08, 2.0, 20.0),
+        (1, 0.3, 2.0, 40.0),
+        (2, 1.5, 10.0, 100.0),
+        (2, 20.0, 60.0, 1200.0),
+    )
+)
+"""The capacity halves, where few jobs tell of it."""
+
+QUIET = Scenario("5x after a quiet time", lambda t: 2.5 if t >= 60 else 0.02, 60, 75)
 
 GREEDY = Scenario("one client 20x as greedy", step(2.4), 20, 60, shares=(20.0, *(1.0,) * 19))

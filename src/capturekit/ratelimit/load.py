@@ -25,13 +25,13 @@ DEFAULT_CURVE: Final = ((0.0, 1.0), (0.5, 0.75), (1.0, 0.5))
 LEARNED_JOBS: Final = 4
 """Jobs that must have ended before a service rate is believed."""
 
-MEMORY_JOBS: Final = 64
-"""Jobs that a service rate remembers: it is then right within an eighth or so (1/√64)."""
+MEMORY_JOBS: Final = 32
+"""Jobs that a service rate remembers: fewer, and it is noise; more, and it is late when workers
+slow down. ``python tests/benchmarks/bench_admission.py --memory`` compares."""
 
 SHORTEST_MEMORY_S: Final = 2.0
-LONGEST_MEMORY_S: Final = 60.0
-"""Bounds, in busy seconds, on what a service rate remembers: a rate that changed is learnt in
-that time, however slow the jobs."""
+LONGEST_MEMORY_S: Final = 600.0
+"""Bounds on that memory in busy seconds."""
 
 STALE_S: Final = 10.0
 """Numbers of a queue that are older say nothing about its load."""
@@ -47,9 +47,9 @@ UNLIMITED: Final = 2**60
 SCALE_EVERY_S: Final = 0.25
 """A scale asks its signals no oftener; it may itself be asked at every request."""
 
-SCALE_MEMORY_S: Final = 5.0
+SCALE_MEMORY_S: Final = 2.0
 """Load is averaged over about this long. With ``SCALE_STEP`` it keeps a limit, which clients
-see in the headers, from flapping: ``python tests/benchmarks/bench_admission.py``."""
+see in the headers, from flapping: ``python tests/benchmarks/bench_admission.py --scale``."""
 
 SCALE_STEP: Final = 0.05
 """A factor stays as it is until it would move by this much."""
@@ -168,16 +168,15 @@ class ServiceRate:
         """Take in what was done in some busy seconds; without any, nothing is learnt."""
         if busy_s <= 0:
             return
-        kept = math.exp(-busy_s / self._memory_s())
+        kept = math.exp(-self._forgotten(done, busy_s))
         self._done = self._done * kept + done
         self._busy_s = self._busy_s * kept + busy_s
         self._seen += done
 
-    def _memory_s(self) -> float:
-        rate = self.per_s
-        if not rate:
-            return LONGEST_MEMORY_S
-        return min(max(MEMORY_JOBS / rate, SHORTEST_MEMORY_S), LONGEST_MEMORY_S)
+    def _forgotten(self, done: float, busy_s: float) -> float:
+        """Parts of the memory that are written over: by jobs that ended or should have."""
+        parts = max(done, busy_s * (self.per_s or 0.0)) / MEMORY_JOBS
+        return min(max(parts, busy_s / LONGEST_MEMORY_S), busy_s / SHORTEST_MEMORY_S)
 
 
 class QueueLoad:
