@@ -197,7 +197,7 @@ class _Book:
             if len(self.logs) >= self._max_keys:
                 return self._common
             # The common log may hold spendings of this key.
-            log = self.logs[key] = self._common.copy()
+            log = self.logs[key] = self._common.copy() if self._common.times else _Log()
             self._ring.append(key)
         return log
 
