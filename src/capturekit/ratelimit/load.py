@@ -52,7 +52,7 @@ SCALE_MEMORY_S: Final = 2.0
 see in the headers, from flapping: ``python tests/benchmarks/bench_admission.py --scale``."""
 
 SCALE_STEP: Final = 0.05
-"""A factor stays as it is until it would move by this much."""
+"""A factor stays as it is until it would move by this much, or all but reaches an end."""
 
 MEMORY_SPAN: Final = (0.75, 0.95)
 """Shares of memory in use that count as idle and as full: caches fill most of it anyway."""
@@ -411,11 +411,9 @@ class PressureLoad(_Cached):
 def pressure_percent(text: str) -> float | None:
     """``some avg10`` of a file in ``/proc/pressure``, 0 to 100; None if it does not say."""
     for line in text.splitlines():
-        kind, *fields = line.split()
-        for field in fields if kind == "some" else ():
-            name, _, value = field.partition("=")
-            if name == "avg10":
-                return _number(value)
+        if line.startswith("some "):
+            fields = dict(field.partition("=")[::2] for field in line.split())
+            return _number(fields.get("avg10"))
     return None
 
 
@@ -516,8 +514,11 @@ class Scaling:
             return
         self._average.take(load, elapsed_s)
         factor = on_curve(self._curve, self._average.value or 0.0)
-        at_an_end = factor in (self._curve[0][1], self._curve[-1][1])
-        if at_an_end or abs(factor - self._factor) >= SCALE_STEP:
+        for end in (self._curve[0][1], self._curve[-1][1]):
+            if abs(factor - end) < SCALE_STEP / 10:
+                self._factor = end
+                return
+        if abs(factor - self._factor) >= SCALE_STEP:
             self._factor = factor
 
 
