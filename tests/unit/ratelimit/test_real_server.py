@@ -45,10 +45,15 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
-    async def post(self, path: str, body: bytes = BODY) -> tuple[int, dict[str, str]]:
+    async def post(
+        self, path: str, body: bytes = BODY, connection: str = "keep-alive"
+    ) -> tuple[int, dict[str, str]]:
         """The status and the headers of the answer."""
         async with asyncio.timeout(PATIENCE_S):
-            head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n"
+                f"Connection: {connection}\r\n\r\n"
+            )
             self._writer.write(head.encode() + body)
             await self._writer.drain()
             status, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().splitlines()
@@ -66,15 +71,27 @@ async def connected(port: int) -> AsyncIterator[Client]:
         writer.close()
 
 
-async def test_a_client_that_sends_all_first_hears_the_refusal_and_keeps_its_connection() -> None:
+# A server that closes on data it has not read resets the connection, and with it the answer.
+connections = pytest.mark.parametrize("connection", ["keep-alive", "close"])
+
+
+@connections
+async def test_a_client_that_sends_all_first_hears_the_refusal(connection: str) -> None:
+    app = RateLimitMiddleware(hello, limits={"POST /": limiter("0/minute")})
+    async with served(app) as port, connected(port) as client:
+        status, headers = await client.post("/", connection=connection)
+    assert (status, headers["retry-after"]) == (429, "60")
+
+
+async def test_a_refused_client_keeps_its_connection() -> None:
     app = RateLimitMiddleware(hello, limits={"POST /closed": limiter("0/minute")})
     async with served(app) as port, connected(port) as client:
-        status, headers = await client.post("/closed")
-        assert (status, headers["retry-after"]) == (429, "60")
+        assert (await client.post("/closed"))[0] == 429
         assert (await client.post("/open", b"little"))[0] == 200
 
 
-async def test_a_refusal_inside_fastapi_is_heard_too() -> None:
+@connections
+async def test_a_refusal_inside_fastapi_is_heard_too(connection: str) -> None:
     app = fastapi.FastAPI()
     app.add_middleware(RateLimitMiddleware)
     app.add_exception_handler(RateLimitExceeded, answer_refusal)
@@ -85,6 +102,5 @@ async def test_a_refusal_inside_fastapi_is_heard_too() -> None:
         pass
 
     async with served(app) as port, connected(port) as client:
-        status, headers = await client.post("/")
-        assert (status, headers["ratelimit"]) == (429, '"upload";r=0;t=60')
-        assert (await client.post("/else", b"little"))[0] == 404
+        status, headers = await client.post("/", connection=connection)
+    assert (status, headers["ratelimit"]) == (429, '"upload";r=0;t=60')
