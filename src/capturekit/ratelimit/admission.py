@@ -209,7 +209,7 @@ class _Backlog:
             self._log.popleft()
 
     def admitted_between(self, start: float, end: float) -> float:
-        return sum(jobs for moment, jobs in self._log if start < moment <= end)
+        return sum(jobs for moment, jobs in self._log if start <= moment < end)
 
     def correct(
         self, depth: float, seen_at: float, now: float, per_s: float | None, inflation: float
@@ -218,7 +218,7 @@ class _Backlog:
         self.counted = self._jobs = depth
         self._at = seen_at
         for moment, jobs in self._log:
-            if seen_at < moment <= now:
+            if seen_at <= moment <= now:
                 self._jobs = self.at(moment, per_s) + jobs * inflation
         self.at(now, per_s)
 
@@ -272,7 +272,8 @@ class _Accounts:
         key = self._account(key)
         rest = 1 - self._faded
         held = self._now.get(key, 0.0) + self._before.get(key, 0.0) * rest
-        fair = (self._sum_now + self._sum_before * rest) / max(1, self.keys)
+        given = self._sum_now + self._sum_before * rest
+        fair = (given + cost) / max(1, self.keys)
         return held + cost <= max(fair, cost)
 
     def add(self, key: str, cost: int) -> None:
