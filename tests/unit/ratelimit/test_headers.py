@@ -1,5 +1,6 @@
 """Header fields, read back by an independent parser of structured fields."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,14 @@ from hypothesis import strategies as st
 from capturekit.ratelimit import (
     Decision,
     RateLimiter,
+    RateLimitMiddleware,
+    overloaded,
     rate_limit_fields,
     refusal,
     x_rate_limit_fields,
 )
+from capturekit.ratelimit.headers import rate_limit_lines
+from tests.unit.ratelimit.calls import get, hello, limiter
 
 DECISION = Decision(
     allowed=False,
@@ -90,6 +95,65 @@ def test_a_refusal_is_a_problem_that_names_policy_and_wait() -> None:
         "instance": "/v1/ingest",
         "violated-policies": ["ingest"],
     }
+
+
+def test_a_busy_server_blames_nobody_and_says_when() -> None:
+    answer = overloaded(2.1, "/v1/ingest")
+    assert (answer.status, dict(answer.fields)) == (
+        503,
+        {"Content-Type": "application/problem+json", "Retry-After": "3"},
+    )
+    assert answer.problem == {
+        "type": "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+        "title": "Request cannot be satisfied due to temporary server capacity constraints",
+        "status": 503,
+        "detail": "The server is busy; try again in 3 seconds.",
+        "instance": "/v1/ingest",
+    }
+
+
+@pytest.mark.parametrize("retry_after_s", [0.0, 0.01])
+def test_a_busy_server_never_says_at_once(retry_after_s: float) -> None:
+    assert dict(overloaded(retry_after_s, "/").fields)["Retry-After"] == "1"
+
+
+@given(
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=20),
+    st.integers(0, 999_999_999_999_999),
+    st.integers(0, 999_999_999_999_999),
+    st.floats(0.1, 1e6),
+    st.floats(0, 1e6),
+)
+def test_the_lines_for_asgi_say_what_the_fields_say(
+    name: str, quota: int, left: int, window_s: float, reset_s: float
+) -> None:
+    decision = DECISION._replace(
+        name=name, limit=quota, remaining=left, window_s=window_s, reset_s=reset_s
+    )
+    lines = dict(rate_limit_lines(decision))
+    told = {key.lower().encode(): value.encode() for key, value in rate_limit_fields(decision)}
+    assert lines == told
+    policy = parse(lines[b"ratelimit-policy"], tltype="list")
+    state = parse(lines[b"ratelimit"], tltype="list")
+    assert policy == [(name, {"q": quota, "w": math.ceil(window_s)})]
+    assert state == [(name, {"r": left, "t": math.ceil(reset_s)})]
+
+
+@pytest.mark.anyio
+async def test_what_the_middleware_sends_is_read_by_a_structured_field_parser() -> None:
+    inner, outer = limiter("3/minute", 'in"ner'), limiter("2/minute", "outer")
+    app = RateLimitMiddleware(
+        RateLimitMiddleware(hello, limits={"GET /": inner}), limits={"*": outer}
+    )
+    told = [
+        parse(call.headers["ratelimit"].encode(), tltype="list")
+        for call in [await get(app) for _ in range(3)]
+    ]
+    assert told == [
+        [('in"ner', {"r": 2, "t": 60})],
+        [('in"ner', {"r": 1, "t": 60})],
+        [("outer", {"r": 0, "t": 60})],
+    ]
 
 
 def test_retry_after_is_whole_seconds_rounded_up() -> None:
