@@ -5,6 +5,7 @@ is opened; everything derived from them is made on demand and kept, for all fram
 them.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -342,6 +343,19 @@ class Frame:
         if not isinstance(finding, wanted):
             raise MissingFinding(wanted)
         return finding
+
+
+@functools.cache
+def keep_to_one_thread() -> None:
+    """Have OpenCV work in the thread that calls it, unless its host chose a number itself.
+
+    One picture is one thread's work, and several pictures run at once. OpenCV's helpers spin
+    while they wait: on two cores they cost the default pipeline a quarter more CPU
+    (``tests/benchmarks/bench_pipeline.py``) and save no time. Done once, when a pipeline first
+    runs; ``cv2.setNumThreads`` still decides after that.
+    """
+    if cv2.getNumThreads() == cv2.getNumberOfCPUs():
+        cv2.setNumThreads(1)
 
 
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})  # Any: it is empty, of every type

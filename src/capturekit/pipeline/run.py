@@ -15,7 +15,7 @@ from typing import Final
 import anyio.to_thread
 
 from capturekit.errors import CaptureKitError, ImageError, TooManyBytes
-from capturekit.frame import Frame, Reference
+from capturekit.frame import Frame, Reference, keep_to_one_thread
 from capturekit.picture import (
     DECODE_VERSION,
     DEFAULT_MAX_BYTES,
@@ -137,6 +137,7 @@ class ProcessingPipeline:
         ``trace`` keeps intermediate pictures, at the cost of their memory. Nothing about the
         picture, the file or a step is raised; a source of another type is a TypeError.
         """
+        keep_to_one_thread()
         given = taken(source)
         result = Result(self.fingerprint, None, None, source=given)
         if should_stop():

@@ -289,6 +289,17 @@ def test_running_steps_costs_next_to_nothing() -> None:
     assert best_s < 0.1e-3
 
 
+@pytest.mark.parametrize(("chosen", "kept"), [("", "1"), ("cv2.setNumThreads(7); ", "7")])
+def test_opencv_keeps_to_one_thread_unless_its_host_chose(chosen: str, kept: str) -> None:
+    code = (
+        f"import cv2; {chosen}from capturekit import ProcessingPipeline as P; "
+        "P().run(b''); print(cv2.getNumThreads())"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert made.stdout.strip() == kept
+
+
 def test_observations_of_all_steps_are_kept() -> None:
     def observe(frame: Frame) -> Frame:
         return frame.observing(Observation(analyser="test", item="salt", confidence=0.5))
