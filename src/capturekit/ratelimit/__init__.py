@@ -19,6 +19,9 @@ from capturekit.ratelimit.headers import (
 )
 from capturekit.ratelimit.identity import ClientAddress
 from capturekit.ratelimit.keys import (
+    Cost,
+    Exempt,
+    Key,
     both,
     by_address,
     by_credential,
@@ -29,16 +32,20 @@ from capturekit.ratelimit.keys import (
 )
 from capturekit.ratelimit.limiter import LimiterStats, RateLimiter
 from capturekit.ratelimit.memory import MemoryStorage
-from capturekit.ratelimit.middleware import RateLimitMiddleware, spend
+from capturekit.ratelimit.middleware import Admits, RateLimitMiddleware, spend
 from capturekit.ratelimit.request_limit import RequestLimit, answer_refusal
 from capturekit.ratelimit.urls import open_storage
 
 __all__ = [
+    "Admits",
     "Breaker",
     "ClientAddress",
+    "Cost",
     "Decision",
+    "Exempt",
     "FailoverStats",
     "FailoverStorage",
+    "Key",
     "LimiterStats",
     "MemoryStorage",
     "OnFailure",

@@ -1,7 +1,7 @@
 """One request on its way: what was decided for it, and how a refusal is sent."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -33,6 +33,7 @@ class Terms:
     x_headers: bool
     drain_bytes: int
     drain_s: float
+    members: Callable[[Scope], Mapping[str, object]]
 
 
 class Spendings:
@@ -126,7 +127,7 @@ class Exchange(Spendings):
         self.refused, self._held = True, None
         if _is_mute_websocket(scope):
             await self._drain()
-        await send_refusal(answer, scope, self.send)
+        await send_refusal(answer, scope, self.send, self.terms.members(scope))
 
     async def _start(self, message: Message) -> None:
         self.has_started = True
@@ -167,15 +168,17 @@ async def _send_nothing(_message: Message) -> None:
     pass
 
 
-async def send_refusal(answer: Refusal, scope: Scope, send: Send) -> None:
-    """Send it as the whole answer to the request of a scope."""
+async def send_refusal(
+    answer: Refusal, scope: Scope, send: Send, members: Mapping[str, object] | None = None
+) -> None:
+    """Send it as the whole answer to the request of a scope, with more members or other ones."""
     if _is_mute_websocket(scope):
         await send(
             {"type": "websocket.close", "code": 1013, "reason": answer.problem["title"][:99]}
         )
         return
     prefix = "" if scope["type"] == "http" else "websocket."
-    body = json.dumps(answer.problem).encode()
+    body = json.dumps({**answer.problem, **(members or {})}).encode()
     headers = [*_encoded(answer.fields), (b"content-length", str(len(body)).encode())]
     await send(
         {"type": f"{prefix}http.response.start", "status": answer.status, "headers": headers}

@@ -17,8 +17,13 @@ LONGEST_CLAIM = 64
 """Characters of a header that are kept as they are; a longer one is kept as its SHA-256."""
 
 Key = Callable[[Scope], Awaitable[str | None] | str | None]
+"""Names the account of a request; None when it cannot."""
+
 Exempt = Callable[[Scope], Awaitable[bool] | bool]
+"""Whether a request passes without spending."""
+
 Cost = Callable[[Scope], Awaitable[int] | int]
+"""What a request spends; 0 for nothing."""
 
 T = TypeVar("T")
 

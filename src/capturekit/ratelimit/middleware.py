@@ -1,7 +1,7 @@
 """Rate limits around any ASGI app, by route template and by who asks."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from capturekit.ratelimit.asgi import App, Receive, Scope, Send, route_path
@@ -47,6 +47,10 @@ class Admits(Protocol):
         ...
 
 
+def _no_members(_scope: Scope) -> Mapping[str, object]:
+    return {}
+
+
 class RateLimitMiddleware:
     """Lets a request through when every limit on it allows, and says so in the headers.
 
@@ -69,6 +73,8 @@ class RateLimitMiddleware:
         admission: By route, ``"*"`` for the rest: asked after the limits, with the caller's
             key. When it says to wait, the answer is a 503. What the limits took stays spent,
             so that they also hold those who try again at once.
+        members: Further members of the problem body of a refusal, by the scope of the request:
+            the id that is in your log, for example. They may replace ours.
         x_headers: Also send the older ``X-RateLimit-*`` fields.
         drain_bytes: Most that is read of a refused upload.
         drain_s: Longest that reading it takes, in seconds.
@@ -84,6 +90,7 @@ class RateLimitMiddleware:
         trusted_proxies: ClientAddress | Iterable[str] = (),
         exempt: Exempt | None = None,
         admission: Mapping[str, Admits] | None = None,
+        members: Callable[[Scope], Mapping[str, object]] = _no_members,
         x_headers: bool = False,
         drain_bytes: int = DEFAULT_DRAIN_BYTES,
         drain_s: float = DEFAULT_DRAIN_S,
@@ -96,7 +103,7 @@ class RateLimitMiddleware:
         # What stands for all routes is asked for last.
         ordered = sorted((admission or {}).items(), key=lambda item: item[0] == EVERYTHING)
         self._admission = _Routes(dict(ordered))
-        self._terms = Terms(caller, dict(named or {}), x_headers, drain_bytes, drain_s)
+        self._terms = Terms(caller, dict(named or {}), x_headers, drain_bytes, drain_s, members)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; anything but HTTP and websockets passes through."""

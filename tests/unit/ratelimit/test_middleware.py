@@ -431,6 +431,21 @@ async def test_the_limits_are_asked_before_the_admission() -> None:
     assert (await get(app, "/else")).status == 503
 
 
+async def test_a_refusal_may_carry_the_id_that_is_in_the_log() -> None:
+    app = RateLimitMiddleware(
+        hello,
+        limits={"/": limiter("0/minute")},
+        admission={"*": Full()},
+        members=lambda scope: {"id": scope["request_id"], "instance": "urn:x"},
+    )
+    for path in ("/", "/else"):
+        call = Call("GET", path)
+        call.scope["request_id"] = "r17"
+        problem = json.loads((await call.to(app)).body)
+        assert (problem["id"], problem["instance"]) == ("r17", "urn:x")
+        assert "title" in problem
+
+
 async def test_our_own_admission_fits() -> None:
     app = RateLimitMiddleware(hello, admission={"*": Admission(1.0, cold_depth=2)})
     statuses = [(await get(app)).status for _ in range(5)]
