@@ -21,7 +21,8 @@ local server_us = server_time[1] * 1000000 + server_time[2]
 local spend, cost, told_us, rules, windows, at = unpack_('>BdddB', question)
 local clock_us = told_us < 0 and server_us or told_us
 
--- A log is a view of the bytes first..last-1 of its text.
+-- A log is a view of the bytes first..last-1 of its text, and what this decision adds to it:
+-- one entry as its tail, with the time `newest`. A tail is not yet judged by anybody.
 local logs, must_write = {}, false
 local read_us, stepped_back_us = clock_us, 0
 if state then
@@ -84,19 +85,19 @@ local function add(log, exact)
     local width = log.window / SUB_BUCKETS
     moment = math.max(now, math.ceil(math.ceil(now / width) * width))
   end
-  local stop, spent = log.last, cost
+  local spent = cost
   log.used = log.used + cost
-  if log.first < stop then
-    local newest, newest_cost = unpack_(ENTRY, log.text, stop - ENTRY_BYTES)
+  if log.first < log.last then
+    local newest, newest_cost = unpack_(ENTRY, log.text, log.last - ENTRY_BYTES)
     if moment <= newest then
-      moment, spent, stop = newest, spent + newest_cost, stop - ENTRY_BYTES
+      moment, spent, log.last = newest, spent + newest_cost, log.last - ENTRY_BYTES
     end
   end
-  log.text = sub(log.text, log.first, stop - 1) .. pack(ENTRY, moment, spent)
-  log.first, log.last = 1, #log.text + 1
+  log.newest, log.tail = moment, pack(ENTRY, moment, spent)
 end
 
 local function reset_us(log)
+  if log.newest then return log.newest + log.window - now end
   if log.first == log.last then return 0 end
   return unpack_(TIME, log.text, log.last - ENTRY_BYTES) + log.window - now
 end
@@ -141,17 +142,19 @@ if allowed and spend == 1 then
 end
 
 if must_write then
-  local head, rows, texts, lasts_us = pack(HEAD, VERSION, clock_us, stepped_back_us, #logs), {}, {}, 0
+  local lasts_us, size = 0, #logs
+  local parts = {pack(HEAD, VERSION, clock_us, stepped_back_us, size)}
   for index, log in ipairs(logs) do
-    rows[index] = pack(ROW, log.window, log.used, (log.last - log.first) / ENTRY_BYTES)
-    texts[index] = sub(log.text, log.first, log.last - 1)
+    local entries = (log.last - log.first) / ENTRY_BYTES + (log.tail and 1 or 0)
+    parts[1 + index] = pack(ROW, log.window, log.used, entries)
+    parts[size + 2 * index] = sub(log.text, log.first, log.last - 1)
+    parts[size + 2 * index + 1] = log.tail or ''
     lasts_us = math.max(lasts_us, reset_us(log))
   end
   if lasts_us > 0 then
     -- The first millisecond that begins when nothing is held any more; never earlier.
     local gone_ms = string.format('%.0f', math.ceil((server_us + lasts_us) / 1000))
-    local failed = redis.pcall(
-      'SET', key, head .. table.concat(rows) .. table.concat(texts), 'PXAT', gone_ms)
+    local failed = redis.pcall('SET', key, table.concat(parts), 'PXAT', gone_ms)
     if failed.err then return failed end
   elseif state then
     redis.call('DEL', key)
