@@ -65,6 +65,7 @@ class Exchange(Spendings):
     __slots__ = (
         "_headers",
         "_held",
+        "_http_version",
         "_is_complete",
         "_receive",
         "_send",
@@ -79,6 +80,7 @@ class Exchange(Spendings):
         self.terms = terms
         # Not the scope, which holds this: only the collector would free the two.
         self._headers = scope.get("headers", ())
+        self._http_version = scope.get("http_version", "")
         self._receive, self._send = receive, send
         self._was_read = self._is_complete = False
         self._held: list[Message] | None = None
@@ -125,8 +127,9 @@ class Exchange(Spendings):
     async def refuse(self, answer: Refusal, scope: Scope) -> None:
         """Answer so; a websocket is closed where the server cannot send an answer."""
         self.refused, self._held = True, None
-        if _is_mute_websocket(scope):
-            await self._drain()
+        if scope["type"] == "websocket" and not self._was_read:
+            # The connect event, which always comes; then the server knows that it was heard.
+            await self.receive()
         await send_refusal(answer, scope, self.send, self.terms.members(scope))
 
     async def _start(self, message: Message) -> None:
@@ -139,6 +142,8 @@ class Exchange(Spendings):
 
     async def _drain(self) -> None:
         """Read and drop the rest of the upload, within the bounds."""
+        if not self._announces_body():
+            return
         if not self._was_read and "100-continue" in header_lines(
             {"headers": self._headers}, b"expect"
         ):
@@ -147,6 +152,12 @@ class Exchange(Spendings):
         with anyio.move_on_after(self.terms.drain_s):
             while not self._is_complete and left > 0:
                 left -= len((await self.receive()).get("body", b""))
+
+    def _announces_body(self) -> bool:
+        """Whether a body may come. With HTTP/1 it is announced; not to look saves 10 µs."""
+        if not self._http_version.startswith("1"):
+            return True
+        return any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
 
     def _with_fields(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Add each set of fields, unless the app, or a middleware in it, sent that set."""

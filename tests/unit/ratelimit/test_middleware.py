@@ -207,6 +207,24 @@ async def test_a_client_that_waits_for_100_continue_is_told_at_once() -> None:
     assert len(call.incoming) == 2
 
 
+@pytest.mark.parametrize(
+    ("version", "header", "is_read"),
+    [
+        ("1.1", b"accept", False),
+        ("1.1", b"content-length", True),
+        ("1.1", b"transfer-encoding", True),
+        ("2", b"accept", True),
+    ],
+)
+async def test_a_body_is_waited_for_where_one_may_come(
+    version: str, header: bytes, *, is_read: bool
+) -> None:
+    call = Call("POST", "/", [b"x", b"y"])
+    call.scope.update(http_version=version, headers=[(header, b"2")])
+    await call.to(RateLimitMiddleware(hello, limits={"*": "0/minute"}))
+    assert (call.status, call.incoming == []) == (429, is_read)
+
+
 async def test_a_client_that_went_away_is_not_waited_for() -> None:
     app = RateLimitMiddleware(hello, limits={"*": "0/minute"})
     call = Call("POST", "/", [b"x", b"y"])
