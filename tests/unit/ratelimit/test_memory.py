@@ -319,6 +319,26 @@ def test_idle_keys_are_forgotten_when_they_have_left_their_window() -> None:
     assert world.storage.count("default") == 600
 
 
+def test_idle_keys_are_forgotten_also_when_nobody_new_comes() -> None:
+    world = World()
+    limiter = world.limiter("20000/minute")
+    for number in range(1000):
+        now(limiter.hit(f"early {number}"))
+    for _ in range(1100):
+        world.advance(0.1)
+        now(limiter.hit("early 0"))
+    assert world.storage.count("default") == 1
+
+
+def test_a_key_that_is_evicted_by_its_own_hit_starts_anew() -> None:
+    world = World()
+    decisions = []
+    for _ in range(3):
+        decisions += [world.hit(1, "a", 1), world.hit(1, "a", 1)]
+        world.advance(WINDOW_S)
+    assert [one.allowed for one in decisions] == [True, False] * 3
+
+
 def test_live_keys_are_not_forgotten_for_newcomers() -> None:
     world = World()
     limiter = world.limiter("1/minute")
