@@ -324,7 +324,7 @@ def test_idle_keys_are_forgotten_also_when_nobody_new_comes() -> None:
     limiter = world.limiter("20000/minute")
     for number in range(1000):
         now(limiter.hit(f"early {number}"))
-    for _ in range(1100):
+    for _ in range(1700):
         world.advance(0.1)
         now(limiter.hit("early 0"))
     assert world.storage.count("default") == 1
