@@ -33,6 +33,9 @@ SHORTEST_MEMORY_S: Final = 2.0
 LONGEST_MEMORY_S: Final = 600.0
 """Bounds on that memory in busy seconds."""
 
+HIGHEST_PER_S: Final = 1e9
+"""No rate is over this, so that none is infinite."""
+
 STALE_S: Final = 10.0
 """Numbers of a queue that are older say nothing about its load."""
 
@@ -162,7 +165,7 @@ class ServiceRate:
     def per_s(self) -> float | None:
         """The rate; None until enough was seen. 0.0 for workers that are stuck."""
         is_known = self._seen >= LEARNED_JOBS and self._busy_s > 0
-        return self._done / self._busy_s if is_known else None
+        return min(self._done / self._busy_s, HIGHEST_PER_S) if is_known else None
 
     def learn(self, done: float, busy_s: float) -> None:
         """Take in what was done in some busy seconds; without any, nothing is learnt."""

@@ -94,6 +94,17 @@ def test_numbers_that_arrive_late_are_carried_on_to_now() -> None:
     assert admission.describe()["depth"] == pytest.approx(16)
 
 
+def test_time_in_which_nothing_waited_takes_nothing_off_later_jobs() -> None:
+    clock = FakeClock()
+    admission = taught(clock)
+    clock.advance(1.0)
+    for _ in range(6):
+        admit(admission)
+    clock.advance(0.5)
+    admission.observe(QueueNumbers(depth=0, done=0, busy_s=0, age_s=1.0))
+    assert admission.describe()["depth"] == pytest.approx(1)
+
+
 def test_newer_numbers_replace_what_was_thought() -> None:
     clock = FakeClock()
     admission = taught(clock)
@@ -237,6 +248,27 @@ def test_what_other_processes_admit_is_measured(others: int, inflation: float) -
         clock.advance(0.5)
         admission.observe(QueueNumbers(depth=0, done=2 + 2 * others, busy_s=0.1))
     assert admission.describe()["inflation"] == pytest.approx(inflation)
+
+
+def test_jobs_that_came_and_still_wait_are_measured_too() -> None:
+    clock = FakeClock()
+    admission = taught(clock, processes=4, done=1000)
+    for turn in range(1, 21):
+        for _ in range(2):
+            assert admit(admission) is None
+        clock.advance(0.5)
+        admission.observe(QueueNumbers(depth=4 * turn, done=0, busy_s=0))
+    assert admission.describe()["inflation"] == pytest.approx(2.0)
+
+
+def test_admissions_that_late_numbers_leave_out_stand_for_those_of_others_too() -> None:
+    clock = FakeClock()
+    admission = taught(clock, processes=4)
+    clock.advance(0.5)
+    for _ in range(3):
+        admit(admission)
+    admission.observe(QueueNumbers(depth=0, done=0, busy_s=0, age_s=0.1))
+    assert admission.describe()["depth"] == pytest.approx(12)
 
 
 # Fairness

@@ -98,6 +98,36 @@ def test_workers_that_are_stuck_have_a_rate_near_0_and_are_believed_again() -> N
     assert rate.per_s == pytest.approx(100.0, rel=0.1)
 
 
+def test_slow_workers_that_were_stuck_for_a_day_are_believed_again_after_some_jobs() -> None:
+    rate = learnt(0.5)
+    for _ in range(8640):
+        rate.learn(0, 10.0)
+    for _ in range(128):
+        rate.learn(1, 2.0)
+    assert rate.per_s == pytest.approx(0.5, rel=0.2)
+
+
+def test_one_odd_moment_does_not_overturn_what_is_known() -> None:
+    rate = learnt(1000.0)
+    rate.learn(0, 0.5)
+    assert rate.per_s == pytest.approx(790, abs=20)
+    rate.learn(1000, 0.5)
+    assert rate.per_s == pytest.approx(1000, rel=0.2)
+
+
+def test_jobs_that_should_have_ended_count_as_much_as_those_that_did() -> None:
+    rate = learnt(1.0)
+    for _ in range(32):
+        rate.learn(0, 1.0)
+    assert (rate.per_s or 0.0) < 0.45
+
+
+def test_a_rate_is_finite() -> None:
+    rate = ServiceRate()
+    rate.learn(1e6, 5e-324)
+    assert rate.per_s == 1e9
+
+
 # Numbers of a queue
 
 
@@ -466,6 +496,35 @@ def test_limits_are_whole_again_when_the_load_is_gone() -> None:
     signal.value = 0.0
     for _ in range(40):
         clock.advance(0.5)
+        scaling()
+    assert scaling() == 1.0
+
+
+def test_signals_are_asked_a_few_times_a_second_however_many_requests_come() -> None:
+    clock = FakeClock()
+    asked = 0
+
+    class Counted(Known):
+        def load(self) -> float | None:
+            nonlocal asked
+            asked += 1
+            return super().load()
+
+    scaling = Scaling([Counted(0.0)], clock=clock)
+    for _ in range(1000):
+        clock.advance(0.001)
+        scaling()
+    assert asked <= 5
+
+
+def test_a_load_from_before_a_silence_is_forgotten() -> None:
+    clock = FakeClock()
+    signal = Known(1.0)
+    scaling = Scaling([signal], clock=clock)
+    scaling()
+    for load in (None, 0.0):
+        signal.value = load
+        clock.advance(0.3)
         scaling()
     assert scaling() == 1.0
 
