@@ -572,7 +572,8 @@ async def watch(
     Args:
         source: Asks the queue, for example by way of a QueueMeter.
         observers: ``QueueLoad.observe``, ``Admission.observe``.
-        every_s: Seconds between one answer and the next question.
+        every_s: Seconds between one answer and the next question; more when the source is
+            slow, so that asking takes no more than a fifth of the time.
         clock: A clock that no one sets, to tell how old an answer is.
     """
     is_failing = False
@@ -586,7 +587,7 @@ async def watch(
             is_failing = True
         else:
             is_failing = False
-            told = replace(numbers, age_s=max(numbers.age_s, clock() - begun))
+            told = replace(numbers, age_s=max(numbers.age_s, clock() - begun, 0.0))
             for observe in observers:
                 observe(told)
-        await anyio.sleep(every_s)
+        await anyio.sleep(max(every_s, 4 * (clock() - begun)))
