@@ -185,9 +185,10 @@ class ServiceRate:
 class QueueLoad:
     """Load by how long a new job would wait, and how long the oldest has, beside a target."""
 
-    name = "queue"
-
-    def __init__(self, target_wait_s: float, *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, target_wait_s: float, *, name: str = "queue", clock: Clock = time.monotonic
+    ) -> None:
+        self.name = name
         self._target_wait_s = checked_target(target_wait_s)
         self._clock = clock
         self._rate = ServiceRate()
@@ -473,7 +474,7 @@ class Scaling:
     limits are as they are written.
 
     Args:
-        signals: What to ask.
+        signals: What to ask; two of one name are a ValueError.
         curve: Pairs of load and factor, linear in between and flat outside: loads from 0 to 1
             that rise, factors over 0 and up to 1 that do not. Others are a ValueError.
         clock: A clock that no one sets.
@@ -486,7 +487,9 @@ class Scaling:
         curve: Sequence[tuple[float, float]] = DEFAULT_CURVE,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._signals = tuple(signals)
+        self._signals = {signal.name: signal for signal in signals}
+        if len(self._signals) < len(signals):
+            raise ValueError("two signals have the same name; stats could not tell them apart")
         self._curve = _checked_curve(curve)
         self._clock = clock
         self._asked_at: float | None = None
@@ -508,7 +511,7 @@ class Scaling:
         return ScalingStats(scale=scale, load=_highest(loads), loads=loads)
 
     def _loads(self) -> dict[str, float | None]:
-        return {signal.name: _sound(signal.load()) for signal in self._signals}
+        return {name: _sound(signal.load()) for name, signal in self._signals.items()}
 
     def _take(self, load: float | None, elapsed_s: float) -> None:
         if load is None:

@@ -451,6 +451,12 @@ def test_the_highest_load_counts_and_the_unknown_makes_no_statement() -> None:
     assert stats == {"scale": 0.5, "load": 1.0, "loads": loads}
 
 
+def test_each_signal_has_a_name_of_its_own() -> None:
+    with pytest.raises(ValueError, match="same name"):
+        Scaling([QueueLoad(1.0), QueueLoad(2.0)])
+    Scaling([QueueLoad(1.0), QueueLoad(2.0, name="exports")])
+
+
 def test_limits_are_as_written_while_no_signal_knows() -> None:
     clock = FakeClock()
     signal = Known(1.0)
