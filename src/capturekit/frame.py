@@ -8,7 +8,7 @@ them.
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Self, TypeAlias, TypeVar
@@ -16,6 +16,7 @@ from typing import Annotated, Any, Self, TypeAlias, TypeVar
 import cv2
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capturekit.errors import CaptureKitError
@@ -109,6 +110,9 @@ class _Shared:
             made = self._made[name] = _read_only(self._make(name))
         return made
 
+    def has_colour(self) -> bool:
+        return "bgr" in self._made or self._read_colour is not None
+
     def names(self) -> tuple[str, ...]:
         return tuple(self._made)
 
@@ -133,11 +137,15 @@ class _Shared:
         return shrink(self.get(f"{colour}_half" if is_far else colour), int(size))
 
     def _gray(self) -> object:
+        if "bgr" not in self._made and self._read_colour is None:
+            raise LookupError("the pixels of this frame were freed")
         return cv2.cvtColor(self.get("bgr"), cv2.COLOR_BGR2GRAY)
 
     def _bgr(self) -> object:
         if self._read_colour is not None:
             return self._read_colour()
+        if "gray" not in self._made:
+            raise LookupError("the pixels of this frame were freed")
         return cv2.cvtColor(self.get("gray"), cv2.COLOR_GRAY2BGR)
 
 
@@ -305,10 +313,14 @@ class Frame:
         for name in names:
             self._shared.forget(name)
 
-    def show(self, name: str, pixels: Pixels) -> None:
-        """Leave an intermediate picture, gray or BGR, for a trace; costs nothing without one."""
+    def show(self, name: str, pixels: NDArray[Any]) -> None:
+        """Leave an intermediate picture for a trace; costs nothing without one.
+
+        (H, W) or (H, W, 3) BGR of any type: what is not uint8 is spread from black to white.
+        Another shape is shown as nothing.
+        """
         if self._shown is not None:
-            self._shown.append((name, pixels.copy()))
+            self._shown.append((name, _to_look_at(pixels)))
 
     def for_run(self, reference: Reference | None, *, is_traced: bool) -> "Frame":
         """The same picture, with what one run compares it with and a place for its trace."""
@@ -320,6 +332,11 @@ class Frame:
         if self._shown:
             self._shown.clear()
         return taken
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        name = "bgr" if self._shared.has_colour() else "gray"
+        parts = (dict(self.findings), self.observations, dict(self.derived), self.reference)
+        return _restored, (self.info, self.picture(name), self._shared.source, *parts)
 
     def having(self, finding: object) -> "Frame":
         """The same picture with one finding more; one of the same type is replaced."""
@@ -361,6 +378,19 @@ def keep_to_one_thread() -> None:
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})  # Any: it is empty, of every type
 
 
+def _restored(
+    info: PictureInfo,
+    pixels: Pixels,
+    source: bytes | None,
+    findings: dict[type, object],
+    observations: tuple[Observation, ...],
+    derived: dict[str, Derived],
+    reference: Reference | None,
+) -> Frame:
+    found, made = MappingProxyType(findings), MappingProxyType(derived)
+    return Frame(info, found, observations, made, _Shared(Picture(info, pixels), source), reference)
+
+
 def shrink(pixels: Pixels, long_side: int) -> Pixels:
     """Scale down, gray or BGR, so that the longer side has ``long_side`` pixels; never up.
 
@@ -392,6 +422,17 @@ def encode_jpeg(pixels: Pixels, *, quality: int = 85) -> bytes:
         gray = np.ascontiguousarray(pixels)[:, :, np.newaxis]
         return bytes(simplejpeg.encode_jpeg(gray, quality, "GRAY", "Gray"))
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "BGR", "420"))
+
+
+def _to_look_at(pixels: NDArray[Any]) -> Pixels:  # Any: a trace takes what a step has
+    values = np.squeeze(pixels, axis=2) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    if values.ndim not in (2, 3) or 0 in values.shape or values.shape[2:] not in ((), (3,)):
+        return np.zeros((1, 1), np.uint8)
+    if values.dtype == np.uint8:
+        return values.copy()
+    levels = np.nan_to_num(values.astype(np.float64))
+    low, high = levels.min(), levels.max()
+    return np.asarray((levels - low) * (255 / (high - low or 1)), np.uint8)
 
 
 def _read_only(pixels: object) -> Pixels:

@@ -297,7 +297,8 @@ def _pipeline(settings: Settings) -> ProcessingPipeline:
         pipeline = default_pipeline(
             max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
         )
-    return dataclasses.replace(pipeline, isolated=settings.isolate_decoding)
+    isolated = pipeline.isolated or settings.isolate_decoding
+    return dataclasses.replace(pipeline, isolated=isolated)
 
 
 def _capture_key(upload: Upload, sha256: str) -> str:

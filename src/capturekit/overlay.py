@@ -106,20 +106,17 @@ def _png(pixels: Pixels) -> bytes:
 
 
 def _shape(outline: Outline, stroke: int) -> str:
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in outline.polygon)
+    corners = _whole(np.array(outline.polygon, np.float64).reshape(-1, 2))
+    points = " ".join(f"{x},{y}" for x, y in corners)
     colour = "rgb({},{},{})".format(*_colour(outline.kind))
-    x, y = _label_at(outline)
+    x, y = min(corners.tolist(), key=lambda corner: (corner[1], corner[0]), default=(0, 0))
     size = 5 * stroke + 4
     return (
         f'<polygon points="{points}" fill="none" stroke="{colour}" stroke-width="{stroke}"/>'
-        f'<text x="{x:.1f}" y="{y - stroke:.1f}" font-family="sans-serif" font-size="{size}" '
+        f'<text x="{x}" y="{y - stroke}" font-family="sans-serif" font-size="{size}" '
         f'fill="{colour}" data-kind={quoteattr(_printable(outline.kind))}>'
         f"{escape(_printable(outline.label))}</text>"
     )
-
-
-def _label_at(outline: Outline) -> tuple[float, float]:
-    return min(outline.polygon, key=lambda point: (point[1], point[0]), default=(0.0, 0.0))
 
 
 def _colour(kind: str) -> tuple[int, int, int]:

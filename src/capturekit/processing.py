@@ -18,7 +18,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from capturekit.blobs import Blobs
 from capturekit.errors import LeaseLost, Permanent, RateLimited, Retryable, UnknownJob
-from capturekit.frame import Frame, Observation, Reference
+from capturekit.frame import Observation, Reference
 from capturekit.picture import Pixels
 from capturekit.pipeline import ProcessingPipeline, Result, RunError
 from capturekit.queue.base import (
@@ -218,14 +218,7 @@ class Processing:
         )
 
     def _luma(self, content: bytes) -> Pixels:
-        limits = self._pipeline
-        return Frame.open(
-            content,
-            max_bytes=limits.max_bytes,
-            max_pixels=limits.max_pixels,
-            on_damage=limits.on_damage,
-            colour=False,
-        ).gray
+        return self._pipeline.open(content, colour=False).gray
 
     async def _analysed(self, capture_id: str) -> tuple[Capture, Run] | None:
         captures = self._store.captures

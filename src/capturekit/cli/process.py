@@ -113,7 +113,8 @@ def _load(spec: str | None, *, isolate: bool) -> "ProcessingPipeline":
             )
     except ConfigError as error:
         raise click.BadParameter(str(error), param_hint="--pipeline") from error
-    return replace(pipeline, isolated=isolate or settings.isolate_decoding)
+    isolated = pipeline.isolated or isolate or settings.isolate_decoding
+    return replace(pipeline, isolated=isolated)
 
 
 def _targets(paths: Iterable[Path]) -> Iterator[Path]:
@@ -249,8 +250,14 @@ class _Batch:
 
 
 def _outcome(result: "Result") -> _Outcome:
+    from capturekit.pipeline import RunError
+
     name = str(result.source)
-    record = {"file": name, **result.as_json()}
+    try:
+        told = result.as_json()
+    except TypeError as error:  # of a finding that gives no JSON
+        told = replace(result, findings={}, error=RunError.of(error)).as_json()
+    record = {"file": name, **told}
     return _Outcome(name, json.dumps(record), _Line.of(record))
 
 

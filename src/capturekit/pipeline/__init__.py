@@ -5,20 +5,20 @@ raises for a bad picture or a failing step: the ``Result`` says what happened.
 """
 
 from capturekit.pipeline.batch import WorkerDied
+from capturekit.pipeline.deadline import DeadlineExceeded, TooManyLateSteps
 from capturekit.pipeline.explain import Cost, Explanation
 from capturekit.pipeline.load import load_pipeline
 from capturekit.pipeline.plan import MissingNeed, PlannedStage
 from capturekit.pipeline.result import (
-    DeadlineExceeded,
     NoPicture,
     Result,
     RunError,
-    Source,
     StepReport,
     Stopped,
     TracedPicture,
 )
 from capturekit.pipeline.run import ProcessingPipeline
+from capturekit.pipeline.source import Source
 from capturekit.pipeline.step import (
     Chainable,
     Condition,
@@ -52,6 +52,7 @@ __all__ = [
     "Step",
     "StepReport",
     "Stopped",
+    "TooManyLateSteps",
     "TracedPicture",
     "When",
     "WorkerDied",

@@ -7,15 +7,16 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from capturekit.errors import CaptureKitError
-from capturekit.pipeline.result import Result, RunError, Source, Taken, taken
+from capturekit.pipeline.result import Result, RunError
+from capturekit.pipeline.source import Source, Taken, taken
 
 if TYPE_CHECKING:
     from capturekit.pipeline.run import ProcessingPipeline
@@ -82,14 +83,37 @@ def _results(
     should_stop: Callable[[], bool],
 ) -> Generator[Result, None, None]:
     tasks: deque[_Task] = deque()
+    ahead = _Ahead(sources)
     with crew:
         while True:
             room = 0 if should_stop() else in_flight - len(tasks)
-            tasks.extend(crew.start(taken(source)) for source in itertools.islice(sources, room))
+            tasks.extend(crew.start(source) for source in itertools.islice(ahead, room))
             if not tasks:
+                ahead.end()
                 return
             task = tasks.popleft() if ordered else _first_done(tasks)
             yield crew.result(task)
+
+
+class _Ahead:
+    """The sources, until one raises; that waits until the results before it are out."""
+
+    def __init__(self, sources: Iterator[Source]) -> None:
+        self._sources = sources
+        self._failed: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Taken]:
+        try:
+            while self._failed is None:
+                yield taken(next(self._sources))
+        except StopIteration:
+            return
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is raised in ``end``
+            self._failed = error
+
+    def end(self) -> None:
+        if self._failed is not None:
+            raise self._failed
 
 
 def _first_done(tasks: deque[_Task]) -> _Task:
@@ -132,14 +156,8 @@ class _Processes:
     """Runs the pipeline in processes, and finds out which picture killed one."""
 
     def __init__(self, pipeline: "ProcessingPipeline", count: int) -> None:
-        self._fingerprint = pipeline.fingerprint
-        try:
-            self._pickled = pickle.dumps(pipeline)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise TypeError(
-                f"the pipeline cannot be sent to a process: {error}. Define its steps at the top "
-                "of a module, or use threads"
-            ) from error
+        self._pipeline = pipeline
+        self._pickled = _pickled(pipeline, "the pipeline")
         self._count = count
         self._pool = self._new_pool(count)
 
@@ -150,27 +168,29 @@ class _Processes:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def start(self, source: Taken) -> _Task:
+        # Pickled here: what does not pickle would hang the pool.
+        pickled = _pickled(source, "the source")
         try:
-            return _Task(source, self._pool.submit(_run_here, source))
+            return _Task(source, self._pool.submit(_run_here, pickled))
         except BrokenProcessPool:
             self._pool = self._new_pool(self._count)
-            return _Task(source, self._pool.submit(_run_here, source))
+            return _Task(source, self._pool.submit(_run_here, pickled))
 
     def result(self, task: _Task) -> Result:
         try:
-            return task.future.result().arrived(task.source)
+            answer = task.future.result()
         except BrokenProcessPool:
-            return self._alone(task.source)
+            answer = self._alone(task.source)
+        return replace(answer, source=task.source, opener=self._pipeline.open)
 
     def _alone(self, source: Taken) -> Result:
         """Once more, with a process to itself: all that were in flight broke with the pool."""
-        pool: Executor
         with self._new_pool(1) as pool:
             try:
-                return pool.submit(_run_here, source).result().arrived(source)
+                return pool.submit(_run_here, pickle.dumps(source)).result()
             except BrokenProcessPool:
                 died = WorkerDied("the process that worked on this picture died, twice")
-                return Result(self._fingerprint, None, None, error=RunError.of(died), source=source)
+                return Result(self._pipeline.fingerprint, None, None, error=RunError.of(died))
 
     def _new_pool(self, count: int) -> ProcessPoolExecutor:
         # Not fork: a forked child of a process with threads may hang.
@@ -178,17 +198,40 @@ class _Processes:
             count,
             mp_context=get_context("spawn"),
             initializer=_receive_pipeline,
-            initargs=(self._pickled,),
+            initargs=(self._pickled, self._pipeline.fingerprint),
         )
 
 
-_here: "list[ProcessingPipeline]" = []
-"""In a process that was started for it: its pipeline."""
+def _pickled(thing: object, name: str) -> bytes:
+    try:
+        return pickle.dumps(thing)
+    except Exception as error:  # objects may say in any way that they do not pickle
+        raise TypeError(
+            f"{name} cannot be sent to a process: {error}. Define its classes and functions at "
+            "the top of a module, or use threads"
+        ) from error
 
 
-def _receive_pipeline(pickled: bytes) -> None:
-    _here.append(pickle.loads(pickled))  # noqa: S301  # from our own parent
+class _Here:
+    """In a process that was started for it: the pipeline, as it was sent."""
+
+    pickled = b""
+    fingerprint = ""
+    pipeline: "ProcessingPipeline | None" = None
 
 
-def _run_here(source: Taken) -> Result:
-    return _here[0].run(source).portable()
+def _receive_pipeline(pickled: bytes, fingerprint: str) -> None:
+    _Here.pickled, _Here.fingerprint = pickled, fingerprint
+
+
+def _run_here(source: bytes) -> Result:
+    """Never raises: what cannot be unpickled or sent back is told in the result."""
+    try:
+        if _Here.pipeline is None:
+            _Here.pipeline = pickle.loads(_Here.pickled)  # noqa: S301  # from our own parent
+        result: Result = _Here.pipeline.run(pickle.loads(source))  # noqa: S301  # the same
+        _pickled(result, "a finding")
+    except Exception as error:  # noqa: BLE001  # a class may do anything when it is unpickled
+        failed = replace(RunError.of(error), cause=None)
+        return Result(_Here.fingerprint, None, None, error=failed)
+    return result

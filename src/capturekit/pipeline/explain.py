@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from capturekit.pipeline.plan import Plan, PlannedStage
-from capturekit.pipeline.result import Result, Source
+from capturekit.pipeline.result import Result
+from capturekit.pipeline.source import Source
 
 if TYPE_CHECKING:
     from capturekit.pipeline.run import ProcessingPipeline
@@ -69,9 +70,8 @@ def explain(
 
 
 def _decode_cost(results: list[Result]) -> Cost:
-    if not results:
-        return Cost(None, is_measured=False)
-    return Cost(statistics.median(result.decode_ms for result in results), is_measured=True)
+    measured = [result.decode_ms for result in results if result.info is not None]
+    return Cost(statistics.median(measured) if measured else None, is_measured=bool(results))
 
 
 def _cost(stage: PlannedStage, position: int, results: list[Result]) -> Cost:

@@ -8,7 +8,7 @@ import functools
 import importlib
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
@@ -53,6 +53,7 @@ class _Document(BaseModel):
     max_bytes: Annotated[int, Field(ge=1)] = DEFAULT_MAX_BYTES
     max_pixels: Annotated[int, Field(ge=1)] = DEFAULT_MAX_PIXELS
     colour: bool | None = None
+    isolated: bool = False
     steps: list[_StepDocument]
 
 
@@ -67,6 +68,7 @@ def document_of(pipeline: "ProcessingPipeline") -> Json:
         max_bytes=pipeline.max_bytes,
         max_pixels=pipeline.max_pixels,
         colour=pipeline.colour,
+        isolated=pipeline.isolated,
         steps=[_step_document(staged(step)) for step in pipeline.steps],
     )
     return document.model_dump(mode="json", by_alias=True)
@@ -125,6 +127,7 @@ class Arguments(TypedDict):
     max_bytes: int
     max_pixels: int
     colour: bool | None
+    isolated: bool
 
 
 def read_document(document: Mapping[str, JsonValue] | str) -> Arguments:
@@ -142,6 +145,7 @@ def read_document(document: Mapping[str, JsonValue] | str) -> Arguments:
         max_bytes=read.max_bytes,
         max_pixels=read.max_pixels,
         colour=read.colour,
+        isolated=read.isolated,
     )
 
 
@@ -174,6 +178,12 @@ def _made(document: _StepDocument) -> Step:
         return found
     if not is_dataclass(found):
         raise ConfigError(f"{document.step!r} is no step: it is not a dataclass")
+    known = {entry.name for entry in fields(found) if entry.init}
+    if unknown := sorted(set(document.parameters) - known):
+        raise ConfigError(
+            f"step {document.step!r} has no parameter {', '.join(unknown)}; "
+            f"it has: {', '.join(sorted(known)) or 'none'}"
+        )
     try:
         step: object = TypeAdapter(found).validate_python(document.parameters)
     except ValidationError as error:
@@ -201,7 +211,7 @@ def _resolved(name: str) -> object:
         entry = _entry_points().get(name)
         if entry is not None:
             return entry.load()
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # an imported module may raise anything
         raise ConfigError(f"no step at {name!r}: {error}") from error
     known = ", ".join(sorted(_entry_points()))
     raise ConfigError(f"no step is named {name!r}; installed are: {known}")

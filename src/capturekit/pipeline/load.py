@@ -25,10 +25,10 @@ def load_pipeline(spec: str) -> ProcessingPipeline:
         raise ConfigError(f"{spec!r} does not name a pipeline; write module:attribute or FILE.json")
     try:
         found = found_at(spec)
-    except (ImportError, AttributeError) as error:
+        if inspect.isfunction(found) and not _wants_arguments(found):
+            found = found()
+    except Exception as error:  # an imported module may raise anything
         raise ConfigError(f"no pipeline at {spec!r}: {error}") from error
-    if inspect.isfunction(found) and not _wants_arguments(found):
-        found = found()
     if isinstance(found, ProcessingPipeline):
         return found
     if callable(found) and not isinstance(found, type):

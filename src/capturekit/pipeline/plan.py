@@ -62,7 +62,7 @@ def make_plan(stages: Sequence[Stage], *, colour: bool | None) -> Plan:
     reads = [_reads(stage.step) for stage in stages]
     if colour is None:
         colour = any(names is None or _has_colour(names) for names in reads)
-    frees = _frees(reads, "bgr" if colour else "gray")
+    frees = _frees(reads)
     planned = zip(stages, reads, frees, strict=True)
     return Plan(tuple(_planned(stage, read, freed) for stage, read, freed in planned), colour)
 
@@ -131,6 +131,9 @@ def _first_giver(stages: Iterable[Stage], wanted: type) -> str | None:
 
 # Representations
 
+ROOTS = ("gray", "bgr")
+"""What files are decoded to."""
+
 
 def _reads(step: Step) -> tuple[str, ...] | None:
     needs = declared(step, "needs")
@@ -144,14 +147,18 @@ def _has_colour(names: Iterable[str]) -> bool:
     return any(name.startswith("bgr") for name in names)
 
 
-def _frees(reads: Sequence[tuple[str, ...] | None], root: str) -> list[tuple[str, ...]]:
-    """Per stage, what nobody reads after it, nor anything that is made from it."""
+def _frees(reads: Sequence[tuple[str, ...] | None]) -> list[tuple[str, ...]]:
+    """Per stage, what nobody reads after it, nor anything that is made from it.
+
+    A file is decoded to gray or to colour as it is, and the other may be made from that: both
+    stay until nothing is read any more.
+    """
     last: dict[str, int] = {}
     for position, names in enumerate(reads):
         if names is None:
             last = dict.fromkeys(last, position)
         for name in names or ():
-            last.update(dict.fromkeys((name, *made_from(name), root), position))
+            last.update(dict.fromkeys((name, *made_from(name), *ROOTS), position))
     freed: list[tuple[str, ...]] = [()] * len(reads)
     for name, position in last.items():
         freed[position] = (*freed[position], name)

@@ -1,53 +1,37 @@
 """What one run found, how it went, and how to look at it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Final, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from capturekit import overlay
 from capturekit.errors import CaptureKitError, ImageError
 from capturekit.frame import Derived, Frame, Observation, Outline
 from capturekit.picture import PictureInfo, Pixels
+from capturekit.pipeline.source import Taken
 from capturekit.pipeline.step import Drawn, Json, Reported
-
-Source: TypeAlias = bytes | str | Path | NDArray[Any] | Frame  # Any: checked when taken
-"""The bytes of a picture, the path of its file, or its pixels."""
-Taken: TypeAlias = bytes | Path | Frame
-"""A source in one of the forms that the runner knows."""
-
-
-def taken(source: Source) -> Taken:
-    """The source with texts as paths and pixels as frames; raises TypeError or ValueError."""
-    if isinstance(source, bytes | Path | Frame):
-        return source
-    if isinstance(source, str):
-        return Path(source)
-    if isinstance(source, np.ndarray):
-        return Frame.from_pixels(source)
-    raise TypeError(f"{type(source).__name__} is no picture: give bytes, a path or pixels")
 
 
 class Stopped(CaptureKitError):
     """The caller asked the run to stop; it ended before the next step."""
 
 
-class DeadlineExceeded(CaptureKitError):
-    """A step took longer than its stage allows; its answer was not waited for."""
-
-    def __init__(self, deadline_s: float) -> None:
-        super().__init__(f"not done within {deadline_s:g} s")
-        self.deadline_s = deadline_s
-
-
 class NoPicture(CaptureKitError):
     """There is nothing to draw on: the picture was refused, or is no longer there."""
+
+
+OWN_KEYS: Final = frozenset(
+    {
+        *("sha256", "width", "height", "flags", "observations", "steps", "fingerprint", "error"),
+        *("degraded", "file"),
+    }
+)
+"""Keys of a result's JSON that no finding may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +43,11 @@ class RunError:
     message: str
     step: str | None = None
     """The step that failed or was not started; None when the picture did not decode."""
-    cause: Exception | None = field(default=None, repr=False, compare=False)
+    cause: BaseException | None = field(default=None, repr=False, compare=False)
     """The exception itself; None when the result came from another process."""
 
     @classmethod
-    def of(cls, error: Exception, step: str | None = None) -> Self:
+    def of(cls, error: BaseException, step: str | None = None) -> Self:
         """What this exception says."""
         return cls(type(error).__name__, str(error), step, error)
 
@@ -126,7 +110,9 @@ class Result:
     degraded: tuple[str, ...] = ()
     """Steps that failed and without which the result is not whole; see ``Stage``."""
     source: Taken | None = field(default=None, repr=False, compare=False)
-    """What the run was given; a path as text is a Path here, pixels are a Frame."""
+    """What the run was given; a path as text is a Path here. None once it was pickled."""
+    opener: Callable[[Taken], Frame] | None = field(default=None, repr=False, compare=False)
+    """Opens the source again, as the pipeline did."""
 
     @property
     def was_stopped(self) -> bool:
@@ -134,9 +120,11 @@ class Result:
         return self.error is not None and self.error.type == Stopped.__name__
 
     def as_json(self) -> Json:
-        """The line that ``capturekit process`` prints for a picture, without ``file``."""
+        """The line that ``capturekit process`` prints for a picture, without ``file``.
+
+        Raises TypeError for a finding whose own ``as_json`` gives no JSON.
+        """
         info = self.info
-        found = {f.json_key: f.as_json() for f in self.findings.values() if isinstance(f, Reported)}
         told: dict[str, JsonValue] = {
             "sha256": self.sha256,
             "width": info.width if info else None,
@@ -144,13 +132,25 @@ class Result:
             "flags": list(info.flags) if info else [],
             "quality": None,
             "codes": [],
-            **found,
+            **dict(self._reported()),
             "observations": [seen.model_dump(mode="json") for seen in self.observations],
             "steps": [report.as_json() for report in self.steps],
             "fingerprint": self.fingerprint,
             "error": self.error.as_json() if self.error else None,
         }
         return {**told, "degraded": list(self.degraded)} if self.degraded else told
+
+    def _reported(self) -> Iterator[tuple[str, JsonValue]]:
+        for finding in self.findings.values():
+            if isinstance(finding, Reported):
+                value, key = finding.as_json(), finding.json_key
+                try:
+                    json.dumps(value, allow_nan=False)
+                except (TypeError, ValueError) as error:
+                    raise TypeError(f"finding {key!r} is not JSON: {error}") from error
+                if key in OWN_KEYS:
+                    raise TypeError(f"finding {key!r} has a key that results use themselves")
+                yield key, value
 
     def draw(self, format: Literal["png", "svg"] = "png") -> bytes:
         """The picture with every finding and observation drawn on it, as PNG or SVG.
@@ -186,22 +186,19 @@ class Result:
                 yield Outline(observation.box, label, observation.analyser)
 
     def _frame(self) -> Frame:
-        if isinstance(self.source, Frame):
-            return self.source
+        if self.info is None or self.source is None or self.opener is None:
+            raise NoPicture("there is no picture: it was refused, or the result was pickled")
         try:
-            data = self.source.read_bytes() if isinstance(self.source, Path) else self.source
-            if self.info is None or data is None:
-                raise NoPicture("the picture was refused, so there is nothing to draw on")
-            # It decoded before, so its own size is the only cap that is needed.
-            pixels = self.info.width * self.info.height
-            on_damage: Literal["flag", "refuse"] = (
-                "flag" if "damaged" in self.info.flags else "refuse"
-            )
-            return Frame.open(
-                data, max_bytes=len(data), max_pixels=max(1, pixels), on_damage=on_damage
-            )
+            frame = self.opener(self.source)
         except (OSError, ImageError) as error:
             raise NoPicture(f"the picture is no longer what it was: {error}") from error
+        if frame.sha256 != self.sha256:
+            raise NoPicture("the file holds another picture now")
+        return frame
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        mine = self.portable()
+        return _restored, tuple(getattr(mine, entry.name) for entry in dataclasses.fields(mine))
 
     def portable(self) -> Self:
         """Without what cannot leave the process: causes, and the source."""
@@ -212,16 +209,18 @@ class Result:
             steps=tuple(dataclasses.replace(s, error=_portable(s.error)) for s in self.steps),
             error=_portable(self.error),
             source=None,
+            opener=None,
         )
 
-    def arrived(self, source: Taken) -> Self:
-        """The result of another process, put together again with its source."""
-        return dataclasses.replace(
-            self,
-            findings=MappingProxyType(dict(self.findings)),
-            derived=MappingProxyType(dict(self.derived)),
-            source=source,
-        )
+
+def _restored(*values: object) -> Result:
+    # The fields in their order, as they were taken apart.
+    result = Result(*values)  # type: ignore[arg-type]
+    return dataclasses.replace(
+        result,
+        findings=MappingProxyType(dict(result.findings)),
+        derived=MappingProxyType(dict(result.derived)),
+    )
 
 
 def _portable(error: RunError | None) -> RunError | None:

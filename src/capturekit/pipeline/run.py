@@ -4,46 +4,34 @@ import dataclasses
 import functools
 import hashlib
 import logging
-import stat
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import anyio.to_thread
+import numpy as np
 
-from capturekit.errors import CaptureKitError, ImageError, TooManyBytes
+from capturekit.errors import ImageError
 from capturekit.frame import Frame, Reference, keep_to_one_thread
 from capturekit.picture import (
     DECODE_VERSION,
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_PIXELS,
     OnDamage,
+    Pixels,
     decode,
 )
 from capturekit.pipeline import batch, form
+from capturekit.pipeline.deadline import in_time
 from capturekit.pipeline.explain import Explanation, explain
 from capturekit.pipeline.fingerprint import FINGERPRINT_FORMAT, described_stage, fingerprint
 from capturekit.pipeline.plan import Plan, PlannedStage, make_plan
-from capturekit.pipeline.result import (
-    DeadlineExceeded,
-    Result,
-    RunError,
-    Source,
-    StepReport,
-    Stopped,
-    TracedPicture,
-    taken,
-)
+from capturekit.pipeline.result import Result, RunError, StepReport, Stopped, TracedPicture
+from capturekit.pipeline.source import Source, read, taken
 from capturekit.pipeline.step import Json, Step, declared, staged
 
 logger = logging.getLogger("capturekit.pipeline")
-
-MAX_LATE_STEPS: Final = 8
-"""Steps past their deadline that may still run in this process. With more, stages that have a
-deadline fail at once, so that a hanging step cannot fill the memory with threads."""
 
 
 def _never() -> bool:
@@ -110,9 +98,10 @@ class ProcessingPipeline:
     def __or__(self, after: "Step | ProcessingPipeline") -> "ProcessingPipeline":
         if not isinstance(after, ProcessingPipeline):
             return dataclasses.replace(self, steps=(*self.steps, after))
-        if self.steps and self._decoding() != after._decoding():
+        if self._decoding() != after._decoding():
             raise ValueError("the two pipelines decode differently; build one from their steps")
-        return dataclasses.replace(after, steps=(*self.steps, *after.steps))
+        isolated = self.isolated or after.isolated
+        return dataclasses.replace(after, steps=(*self.steps, *after.steps), isolated=isolated)
 
     def __ror__(self, before: Step) -> "ProcessingPipeline":
         return dataclasses.replace(self, steps=(before, *self.steps))
@@ -139,16 +128,16 @@ class ProcessingPipeline:
         """
         keep_to_one_thread()
         given = taken(source)
-        result = Result(self.fingerprint, None, None, source=given)
+        result = Result(self.fingerprint, None, None, source=given, opener=self.open)
         if should_stop():
             return dataclasses.replace(result, error=RunError.of(Stopped("before decoding")))
         started = self.clock()
         try:
-            data = _read(given, self.max_bytes) if isinstance(given, Path) else given
+            data = read(given, self.max_bytes) if isinstance(given, Path) else given
             if isinstance(data, bytes):
                 result = dataclasses.replace(result, sha256=hashlib.sha256(data).hexdigest())
-            frame = data if isinstance(data, Frame) else self._open(data)
-        except (ImageError, OSError) as error:
+            frame = self.open(data, colour=self._plan.colour)
+        except (ImageError, OSError, ValueError) as error:
             return dataclasses.replace(result, error=RunError.of(error))
         decode_ms = (self.clock() - started) * 1e3
         run = _Run(
@@ -156,10 +145,33 @@ class ProcessingPipeline:
             self.clock,
             should_stop,
             is_traced=trace,
-            may_free=frame is not given,
+            may_free=isinstance(data, bytes),
         )
         run.ask(self._plan.stages)
         return dataclasses.replace(run.result(result), decode_ms=decode_ms)
+
+    def open(self, source: Source, *, colour: bool = True) -> Frame:
+        """The frame of a picture, decoded as a run would, and in a child if that is asked for.
+
+        Raises an ImageError, an OSError, or a ValueError for pixels that are no picture.
+        """
+        given = taken(source)
+        if isinstance(given, Frame):
+            return given
+        if isinstance(given, np.ndarray):
+            return Frame.from_pixels(given)
+        data = read(given, self.max_bytes) if isinstance(given, Path) else given
+        open_picture = decode
+        if self.isolated:
+            from capturekit.picture.child import decode_in_child as open_picture
+        picture = open_picture(
+            data,
+            max_bytes=self.max_bytes,
+            max_pixels=self.max_pixels,
+            on_damage=self.on_damage,
+            colour=colour,
+        )
+        return Frame.of(picture, data)
 
     async def arun(
         self,
@@ -194,8 +206,10 @@ class ProcessingPipeline:
 
         ``mode="threads"`` suits steps that leave Python while they work, as all of ours do.
         ``"processes"`` suits steps in pure Python, and outlives one that kills its process
-        (its picture's error is WorkerDied). The pipeline and its results must then pickle,
-        and a script that starts it needs the usual ``if __name__ == "__main__"``.
+        (its picture's error is WorkerDied). The pipeline and its findings must then pickle,
+        and a script that starts it needs the usual ``if __name__ == "__main__"``. Once
+        ``should_stop`` is true no picture is begun; in threads, runs end before their next step.
+        What reading the sources raises comes after the results of those before.
         """
         return batch.run_many(
             self,
@@ -232,19 +246,6 @@ class ProcessingPipeline:
         Raises ConfigError. A document names code to import: read only those you trust.
         """
         return cls(**form.read_document(document))
-
-    def _open(self, data: bytes) -> Frame:
-        open_picture = decode
-        if self.isolated:
-            from capturekit.picture.child import decode_in_child as open_picture
-        picture = open_picture(
-            data,
-            max_bytes=self.max_bytes,
-            max_pixels=self.max_pixels,
-            on_damage=self.on_damage,
-            colour=self._plan.colour,
-        )
-        return Frame.of(picture, data)
 
 
 class _Run:
@@ -288,7 +289,7 @@ class _Run:
                 skipped = f"not so: {getattr(stage.when, '__name__', stage.when)}"
             else:
                 self._frame = self._answer(stage)
-        except Exception as error:  # a step may fail in any way; the run must report it
+        except (Exception, SystemExit) as error:  # a step may fail in any way; the run reports it
             logger.debug("step %s failed", stage.name, exc_info=True)
             failed = RunError.of(error, stage.name)
             self._fail(stage, failed)
@@ -297,14 +298,18 @@ class _Run:
 
     def _answer(self, stage: PlannedStage) -> Frame:
         before = self._frame
+        if self._trace is not None:
+            # A late step shows what it shows to nobody.
+            before = before.for_run(before.reference, is_traced=True)
         if stage.deadline_s is None:
             after = stage.step(before)
         else:
-            after = _in_time(functools.partial(stage.step, before), stage.deadline_s)
+            after = in_time(functools.partial(stage.step, before), stage.deadline_s)
         if not isinstance(after, Frame):
             raise TypeError(f"the step returned {type(after).__name__}, not a Frame")
         if self._trace is not None:
-            self._trace.extend(self._traced(stage, after, {shot.name for shot in self._trace}))
+            known = {shot.name for shot in self._trace}
+            self._trace.extend(self._traced(stage, after, known, before.take_shown()))
         return after
 
     def _fail(self, stage: PlannedStage, failed: RunError) -> None:
@@ -314,12 +319,16 @@ class _Run:
             self._degraded.append(stage.name)
 
     def _traced(
-        self, stage: PlannedStage, frame: Frame, known: set[str]
+        self,
+        stage: PlannedStage,
+        frame: Frame,
+        known: set[str],
+        shown: Iterable[tuple[str, Pixels]],
     ) -> Iterator[TracedPicture]:
         for name in frame.made if stage.reads is None else stage.reads:
             if name not in known:
                 yield TracedPicture(stage.name, name, frame.picture(name))
-        for name, pixels in frame.take_shown():
+        for name, pixels in shown:
             yield TracedPicture(stage.name, name, pixels)
 
     def result(self, base: Result) -> Result:
@@ -336,47 +345,3 @@ class _Run:
             trace=None if self._trace is None else tuple(self._trace),
             degraded=tuple(self._degraded),
         )
-
-
-# Deadlines
-
-_late_steps = threading.BoundedSemaphore(MAX_LATE_STEPS)
-
-
-class TooManyLateSteps(CaptureKitError):
-    """Steps past their deadline still run, too many to start another that may hang."""
-
-
-def _in_time(work: Callable[[], Frame], deadline_s: float) -> Frame:
-    """The work's answer, from a thread of its own that is left behind when it is late."""
-    if not _late_steps.acquire(blocking=False):
-        raise TooManyLateSteps(f"{MAX_LATE_STEPS} steps with a deadline run already")
-    answers: list[Frame | BaseException] = []
-
-    def answer() -> None:
-        try:
-            answers.append(work())
-        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
-            answers.append(error)
-        finally:
-            _late_steps.release()
-
-    thread = threading.Thread(target=answer, daemon=True, name="step-with-deadline")
-    thread.start()
-    thread.join(deadline_s)
-    if not answers:
-        raise DeadlineExceeded(deadline_s)
-    if isinstance(answers[0], BaseException):
-        raise answers[0]
-    return answers[0]
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    # A pipe would wait for its writer for ever; a device might never end.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"{path} is not a regular file")
-    with path.open("rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise TooManyBytes(max_bytes)
-    return data

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -19,6 +19,8 @@ Json: TypeAlias = dict[str, JsonValue]
 Need: TypeAlias = str | type
 OnError: TypeAlias = Literal["fail", "skip", "degrade"]
 ON_ERROR = ("fail", "skip", "degrade")
+MAX_DEADLINE_S = 86_400.0
+"""A day: who waits longer wants no deadline."""
 
 
 class Step(Protocol):
@@ -72,7 +74,9 @@ class Chainable:
     def __or__(self: Step, after: "Step | ProcessingPipeline") -> "ProcessingPipeline":
         from capturekit.pipeline.run import ProcessingPipeline
 
-        return ProcessingPipeline((self,)) | after
+        if isinstance(after, ProcessingPipeline):
+            return replace(after, steps=(self, *after.steps))
+        return ProcessingPipeline((self, after))
 
     def __ror__(self: Step, before: Step) -> "ProcessingPipeline":
         from capturekit.pipeline.run import ProcessingPipeline
@@ -108,6 +112,9 @@ class ModelFile:
         return self.sha256
 
 
+_MISSING = object()
+
+
 @dataclass(frozen=True, slots=True)
 class When:
     """A condition on an earlier finding: ``When("quality.verdict", among=("good",))``.
@@ -128,6 +135,8 @@ class When:
     def __post_init__(self) -> None:
         if not all(self.path.split(".")):
             raise ValueError(f"{self.path!r} is no path; write finding.entry")
+        if isinstance(self.among, str):
+            raise TypeError(f"among is the text {self.among!r}; give a tuple of values")
         if self.among is not None:
             object.__setattr__(self, "among", tuple(self.among))
 
@@ -139,18 +148,20 @@ class When:
     def __call__(self, frame: Frame) -> bool:
         """Whether it is so of this frame."""
         value = self._value(frame)
+        if value is _MISSING:
+            return False
         if self.among is None and self.above is None and self.below is None:
             return bool(value)
         return (self.among is None or value in self.among) and self._lies_between(value)
 
-    def _value(self, frame: Frame) -> JsonValue:
+    def _value(self, frame: Frame) -> object:
         found = (f for f in frame.findings.values() if isinstance(f, Reported))
-        value = next((f.as_json() for f in found if f.json_key == self.finding), None)
+        value: object = next((f.as_json() for f in found if f.json_key == self.finding), _MISSING)
         for part in self.path.split(".")[1:]:
-            value = value.get(part) if isinstance(value, dict) else None
+            value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
         return value
 
-    def _lies_between(self, value: JsonValue) -> bool:
+    def _lies_between(self, value: object) -> bool:
         if self.above is None and self.below is None:
             return True
         size = len(value) if isinstance(value, str | list) else value
@@ -183,7 +194,7 @@ class Stage(Chainable):
     nothing may be concluded from what such a run did not see."""
     deadline_s: float | None = None
     """Seconds after which the run goes on without the step: its error is DeadlineExceeded.
-    Python cannot stop the thread it runs in, which ends in its own time."""
+    Python cannot stop the thread it runs in, which ends in its own time, or with its process."""
     when: Condition | None = None
     """Asked of the frame just before; the step runs only if it is true."""
 
@@ -193,8 +204,8 @@ class Stage(Chainable):
             raise TypeError(f"{step!r} is no step: a step is called with a frame")
         if self.on_error not in ON_ERROR:
             raise ValueError(f"on_error is {self.on_error!r}; it must be one of {ON_ERROR}")
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            raise ValueError(f"deadline_s is {self.deadline_s}; it must be over 0")
+        if self.deadline_s is not None and not 0 < self.deadline_s <= MAX_DEADLINE_S:
+            raise ValueError(f"deadline_s is {self.deadline_s}; it must be over 0, up to a day")
         if self.when is not None and not callable(self.when):
             raise TypeError(f"{self.when!r} is no condition: it is called with a frame")
 

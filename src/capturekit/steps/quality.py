@@ -132,6 +132,7 @@ class JudgeQuality(Chainable):
     name: ClassVar[str] = "quality"
     version: ClassVar[int] = 2
     needs: ClassVar[tuple[str | type, ...]] = (f"gray_{LONG_SIDE}",)
+    wants: ClassVar[tuple[str | type, ...]] = ("bgr",)
     gives: ClassVar[tuple[type, ...]] = (Quality,)
 
     focus_from: float = FOCUS_FROM

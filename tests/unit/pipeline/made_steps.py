@@ -93,8 +93,49 @@ def is_narrow(frame: Frame) -> bool:
 
 
 def burn(frame: Frame) -> Frame:
-    """Half a second of a thread's time."""
-    end = time.monotonic() + 0.5
+    """A tenth of a second of a thread's time."""
+    end = time.monotonic() + 0.1
     while time.monotonic() < end:
         pass
     return frame.having("burned")
+
+
+class Private:
+    """A finding that does not pickle."""
+
+    def __init__(self) -> None:
+        self.made_in = lambda: None
+
+
+def find_private(frame: Frame) -> Frame:
+    return frame.having(Private())
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """A finding whose ``as_json`` gives no JSON."""
+
+    json_key: str
+    value: object
+
+    def as_json(self) -> object:
+        return self.value
+
+
+@dataclass(frozen=True)
+class FindOdd(Chainable):
+    key: str = "odd"
+
+    def __call__(self, frame: Frame) -> Frame:
+        return frame.having(Odd(self.key, {frame.width} if self.key == "odd" else 1))
+
+
+@dataclass(frozen=True)
+class CannotBeSent(Chainable):
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("no number",)
+
+    def __call__(self, frame: Frame) -> Frame:
+        return frame

@@ -65,7 +65,7 @@ stages = st.builds(
     Stage,
     steps,
     on_error=st.sampled_from(["fail", "skip", "degrade"]),
-    deadline_s=st.none() | st.floats(min_value=1e-3, max_value=1e6),
+    deadline_s=st.none() | st.floats(min_value=1e-3, max_value=86_400),
     when=conditions,
 )
 
@@ -175,6 +175,9 @@ def test_a_models_place_is_not_in_the_fingerprint(tmp_path: Path) -> None:
         (document({"step": f"{HERE}:fail", "when": "json:nothing"}), "no step at 'json:nothing'"),
         (document({"step": f"{HERE}:fail", "when": f"{HERE}:__doc__"}), "is no condition"),
         (document({"step": f"{HERE}:DoubleSize"}), "'double' needs Size"),
+        (document({"step": "codes", "with": {"efort": "fast"}}), "no parameter efort; it has: eff"),
+        (document({"step": "zones", "with": {"zones": [{"lokation": "a"}]}}), "zones.0.location"),
+        (document({"step": ".made_steps:fail"}), "no step at"),
     ],
 )
 def test_a_document_that_is_wrong_says_where(text: str, message: str) -> None:
@@ -206,6 +209,23 @@ def test_a_file_is_loaded_by_its_name(tmp_path: Path) -> None:
             load_pipeline(str(file))
     with pytest.raises(ConfigError, match="cannot be read"):
         load_pipeline(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("text", ["1 / 0", "raise ValueError", "def f(:", "raise SystemError"])
+def test_a_module_that_cannot_be_imported_is_a_config_error(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_pipeline.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(ConfigError, match="no pipeline at 'broken_pipeline:pipeline'"):
+        load_pipeline("broken_pipeline:pipeline")
+    with pytest.raises(ConfigError, match="no step at 'broken_pipeline:step'"):
+        ProcessingPipeline.from_json(document({"step": "broken_pipeline:step"}))
+
+
+def test_isolation_is_written_down() -> None:
+    assert again(ProcessingPipeline(isolated=True)).isolated
 
 
 def test_a_pipeline_that_differs_is_not_equal() -> None:

@@ -1,6 +1,7 @@
 """Explaining, tracing and drawing."""
 
 import re
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -36,7 +37,7 @@ def test_an_explanation_tells_what_runs_on_what_and_if() -> None:
 
     assert re.fullmatch(r"step +reads +finds +frees +cost +if", table[0])
     assert re.fullmatch(r"decode +gray +unknown", table[1])
-    assert re.fullmatch(r"size 3 +gray_half +Size +gray_half, gray +~1.5 ms", table[2])
+    assert re.fullmatch(r"size 3 +gray_half +Size +gray_half, gray, bgr +~1.5 ms", table[2])
     assert re.fullmatch(r"double +Doubled +unknown +size.is_wide is true; within 2 s", table[3])
     assert table[4] == f"fingerprint {pipeline.fingerprint}"
 
@@ -155,7 +156,12 @@ def test_there_is_nothing_to_draw_on_without_a_picture(tmp_path: Path) -> None:
     other = ProcessingPipeline().run(changed)
     changed.write_bytes(b"something else")
 
-    for result in (ProcessingPipeline().run(b"no picture"), gone, other):
+    replaced = tmp_path / "c.jpg"
+    replaced.write_bytes(JPEG)
+    swapped = ProcessingPipeline().run(replaced)
+    replaced.write_bytes(jpeg(small(1)))
+
+    for result in (ProcessingPipeline().run(b"no picture"), gone, other, swapped):
         with pytest.raises(NoPicture):
             result.draw()
     with pytest.raises(ValueError, match="'png' or 'svg'"):
@@ -171,6 +177,45 @@ def test_any_outline_can_be_drawn(polygon: tuple[tuple[float, float], ...]) -> N
 
     assert pixels(overlay.png(small(), [outline])).shape == (120, 160, 3)
     ET.fromstring(overlay.svg(small(), [outline]))
+
+
+def test_an_isolated_picture_is_drawn_isolated_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = ProcessingPipeline((MeasureSize(),), isolated=True).run(JPEG, trace=True)
+    monkeypatch.setattr("capturekit.picture.jpeg.decode_jpeg", None)
+    monkeypatch.setattr("capturekit.picture.decode_jpeg", None)
+
+    assert pixels(result.draw()).shape == (120, 160, 3)
+    assert result.trace_sheet()
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        np.eye(4, dtype=bool),
+        np.ones((3, 4, 1), np.float32),
+        np.full((2, 2), np.nan),
+        np.zeros((0, 3)),
+        np.zeros((2, 2, 7)),
+        np.arange(6).reshape(2, 3),
+    ],
+)
+def test_a_step_may_show_any_array(shown: np.ndarray) -> None:
+    @dataclass(frozen=True)
+    class Show:
+        fingerprint = "show"
+
+        def __call__(self, frame: Frame) -> Frame:
+            frame.show("it", shown)
+            return frame
+
+    result = ProcessingPipeline((Show(),)).run(JPEG, trace=True)
+
+    assert result.error is None
+    assert result.trace_sheet()
+
+
+def test_a_picture_that_does_not_decode_has_no_measured_cost() -> None:
+    assert ProcessingPipeline().explain(b"junk").decode_cost.ms is None
 
 
 def test_labels_do_not_hide_each_other_while_there_is_room() -> None:

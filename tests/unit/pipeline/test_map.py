@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from capturekit.frame import Frame
-from capturekit.pipeline import ProcessingPipeline, Result, Source
+from capturekit.pipeline import ProcessingPipeline, Result, Source, Step
 from capturekit.pipeline.batch import IN_FLIGHT_PER_WORKER, Mode
 from capturekit.steps import default_pipeline
 from tests.pictures import jpeg, small
 from tests.unit.pipeline.made_steps import (
+    CannotBeSent,
     MeasureSize,
     Size,
     fail,
+    find_private,
     kill_its_process_when_small,
 )
 
@@ -160,6 +163,63 @@ def test_a_pipeline_that_no_process_can_be_sent_is_refused_at_once() -> None:
 
     with pytest.raises(TypeError, match="at the top of a module, or use threads"):
         ProcessingPipeline((Inner(),)).map([], mode="processes")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pixels_and_frames_are_pictures_too(mode: Mode) -> None:
+    pixels = small()
+    sources: list[Source] = [
+        pixels,
+        Frame.from_pixels(pixels),
+        Frame.open(PICTURES[0]),
+        pixels[:, :, 0],
+    ]
+
+    results = list(default_pipeline().map(sources, workers=2, mode=mode))
+
+    assert [result.error for result in results] == [None] * 4
+    assert widths(results) == [160, 160, 100, 160]
+    assert all(result.draw() for result in results)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_no_picture_costs_only_itself(mode: Mode) -> None:
+    no_pixels = np.zeros((4, 4, 4), np.float32)
+    sources: list[Source] = [PICTURES[0], no_pixels, "no\0name", "no\ud800name", PICTURES[1]]
+
+    results = list(ProcessingPipeline().map(sources, mode=mode))
+
+    types = [result.error.type if result.error else None for result in results]
+    assert types == [None, "ValueError", "OSError", "OSError", None]
+
+
+@pytest.mark.parametrize(
+    ("step", "type", "message"),
+    [
+        (find_private, "TypeError", "a finding cannot be sent to a process"),
+        (CannotBeSent(), "ValueError", "no number"),
+    ],
+)
+def test_what_cannot_be_sent_is_told_in_the_result(step: Step, type: str, message: str) -> None:
+    results = list(ProcessingPipeline((step,)).map(PICTURES[:2], mode="processes"))
+
+    for result in results:
+        assert result.error is not None
+        assert result.error.type == type
+        assert message in result.error.message
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_reading_the_sources_raises_comes_after_the_results(mode: Mode) -> None:
+    def sources() -> Iterator[bytes]:
+        yield from PICTURES[:3]
+        raise LookupError("the camera is gone")
+
+    mapped = ProcessingPipeline().map(sources(), workers=2, mode=mode)
+
+    assert widths([next(mapped) for _ in range(3)]) == [100, 110, 120]
+    with pytest.raises(LookupError, match="the camera is gone"):
+        next(mapped)
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"mode": "fibres"}])

@@ -1,9 +1,10 @@
 import gc
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,7 +121,7 @@ def test_a_representation_is_gone_after_its_last_use() -> None:
     result = ProcessingPipeline(steps).run(JPEG)
 
     assert result.error is None
-    assert at_the_end == [{"bgr"}, {"bgr"}, set()]
+    assert at_the_end == [{"bgr"}, {"bgr", "gray"}, set()]
 
 
 def test_pixels_of_a_frame_you_pass_stay_yours() -> None:
@@ -132,9 +133,18 @@ def test_pixels_of_a_frame_you_pass_stay_yours() -> None:
     assert frame.bgr.shape == (120, 160, 3)
 
 
-@given(st.lists(st.lists(st.sampled_from(NAMES), max_size=3).map(tuple), max_size=6))
-def test_whatever_steps_read_is_there_in_any_order(reads: list[tuple[str, ...]]) -> None:
-    frame, steps = Frame.open(JPEG), tuple(Look(names) for names in reads)
+GRAY_JPEG = jpeg(np.ascontiguousarray(small(width=640, height=480)[:, :, 0]))
+
+
+@given(
+    reads=st.lists(st.lists(st.sampled_from(NAMES), max_size=3).map(tuple), max_size=6),
+    data=st.sampled_from([JPEG, GRAY_JPEG]),
+    colour=st.sampled_from([None, True, False]),
+)
+def test_whatever_steps_read_is_there_in_any_order(
+    reads: list[tuple[str, ...]], data: bytes, *, colour: bool | None
+) -> None:
+    frame, steps = Frame.open(data), tuple(Look(names) for names in reads)
     alone = {name: frame.picture(name).shape for name in NAMES}
 
     @dataclass(frozen=True)
@@ -145,7 +155,28 @@ def test_whatever_steps_read_is_there_in_any_order(reads: list[tuple[str, ...]])
             assert {name: frame.picture(name).shape for name in NAMES} == alone
             return frame
 
-    assert ProcessingPipeline((*steps, Same())).run(JPEG).error is None
+    assert ProcessingPipeline(steps, colour=colour).run(data).error is None
+    assert ProcessingPipeline((*steps, Same()), colour=colour).run(data).error is None
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_gray_file_full_of_detail_goes_through_every_step(*, isolated: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640), np.uint8)
+    pipeline = replace(default_pipeline(), isolated=isolated)
+
+    result = pipeline.run(jpeg(noise))
+
+    assert result.error is None
+    assert "thumbnail" in result.derived
+
+
+def test_a_frame_whose_pixels_are_gone_says_so() -> None:
+    frame = Frame.from_pixels(small())
+    frame.forget("bgr")
+
+    for name in ("gray", "bgr", "gray_half"):
+        with pytest.raises(LookupError, match="were freed"):
+            frame.picture(name)
 
 
 def test_freeing_lowers_what_a_run_holds() -> None:

@@ -1,6 +1,8 @@
+import dataclasses
 import functools
 import hashlib
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from capturekit.frame import Frame, Observation
 from capturekit.pipeline import Chainable, ProcessingPipeline, Step, load_pipeline
 from capturekit.steps import JudgeQuality, ReadCodes, default_pipeline
 from tests.pictures import Label, ean13, jpeg, shelf, small
+from tests.unit.pipeline.made_steps import FindOdd
 
 pytestmark = pytest.mark.anyio
 
@@ -210,6 +213,100 @@ def test_whatever_decides_the_answer_is_in_the_fingerprint() -> None:
     ]
 
     assert len({pipeline.fingerprint for pipeline in different}) == len(different)
+
+
+@dataclass
+class Scale:
+    """Its method is a step."""
+
+    factor: int
+
+    def measure(self, frame: Frame) -> Frame:
+        return frame.having(Width(frame.width * self.factor))
+
+
+class Slotted:
+    __slots__ = ("__dict__", "factor")
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, frame: Frame) -> Frame:
+        return frame
+
+
+def made_by_exec(factor: int) -> Step:
+    made: dict[str, Step] = {}
+    exec(f"def step(frame):\n    return frame.having({factor})", made)  # noqa: S102  # that is the test
+    return made["step"]
+
+
+def test_parameters_that_hide_are_in_the_fingerprint() -> None:
+    one_line = (lambda frame: frame.having(1), lambda frame: frame.having(2))  # fmt: skip
+    names = (lambda frame: frame.gray and frame, lambda frame: frame.bgr and frame)  # fmt: skip
+    different = [
+        *(ProcessingPipeline((Scale(factor).measure,)) for factor in (1, 2)),
+        *(ProcessingPipeline((Slotted(factor),)) for factor in (1, 2)),
+        *(ProcessingPipeline((step,)) for step in (*one_line, *names)),
+        *(ProcessingPipeline((made_by_exec(factor),)) for factor in (1, 2)),
+    ]
+
+    assert len({pipeline.fingerprint for pipeline in different}) == len(different)
+
+
+def test_a_script_has_the_fingerprint_of_its_module(tmp_path: Path) -> None:
+    (tmp_path / "my_steps.py").write_text(
+        "from capturekit import ProcessingPipeline\n"
+        "def step(frame):\n    return frame\n"
+        "print(ProcessingPipeline((step,)).fingerprint)\n"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, *how], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+        for how in (["my_steps.py"], ["-m", "my_steps"], ["-c", "import my_steps"])
+    }
+
+    assert len(printed) == 1
+
+
+def test_a_step_that_refers_to_itself_is_refused_with_its_name() -> None:
+    def one(frame: Frame) -> Frame:
+        return frame if frame.width else other(frame)
+
+    def other(frame: Frame) -> Frame:
+        return one(frame)
+
+    with pytest.raises(TypeError, match="step 'one' refers to itself"):
+        ProcessingPipeline((one,))
+
+
+def test_joining_keeps_how_pictures_are_decoded() -> None:
+    strict = ProcessingPipeline((Measure(),), max_pixels=100)
+
+    assert (Measure() | strict).max_pixels == (strict | Measure()).max_pixels == 100
+    with pytest.raises(ValueError, match="decode differently"):
+        _ = ProcessingPipeline(max_pixels=100) | ProcessingPipeline((Measure(),))
+    assert (ProcessingPipeline(isolated=True) | ProcessingPipeline((Measure(),))).isolated
+    assert (Measure() | ProcessingPipeline(isolated=True)).isolated
+
+
+@pytest.mark.parametrize("key", ["odd", "sha256", "error"])
+def test_a_finding_that_gives_no_json_is_named(key: str) -> None:
+    result = ProcessingPipeline((FindOdd(key),)).run(JPEG)
+
+    assert result.error is None
+    with pytest.raises(TypeError, match=f"finding '{key}'"):
+        result.as_json()
+
+
+def test_a_result_pickles_without_its_picture() -> None:
+    result = (Measure() | FindOdd()).run(JPEG)
+
+    again = pickle.loads(pickle.dumps(result))  # noqa: S301  # our own
+
+    assert again == dataclasses.replace(result, source=None)
+    assert again.source is None
 
 
 def test_a_steps_version_is_in_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:

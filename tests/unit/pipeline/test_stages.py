@@ -1,18 +1,20 @@
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
 from capturekit.errors import Permanent
 from capturekit.frame import Frame, Reference
-from capturekit.pipeline import ProcessingPipeline, Stage, When
-from capturekit.pipeline.run import MAX_LATE_STEPS
+from capturekit.pipeline import ProcessingPipeline, Stage, Step, When
+from capturekit.pipeline.deadline import MAX_LATE_STEPS
 from tests.pictures import jpeg, small
 from tests.unit.pipeline.made_steps import (
     Doubled,
     DoubleSize,
     MeasureSize,
     Size,
+    burn,
     fail,
     give_up,
     is_narrow,
@@ -29,10 +31,12 @@ class Hang:
     fingerprint = "hang"
 
     def __init__(self) -> None:
-        self.release = threading.Event()
+        self.release, self.has_shown = threading.Event(), threading.Event()
 
     def __call__(self, frame: Frame) -> Frame:
         self.release.wait()
+        frame.show("late", frame.gray)
+        self.has_shown.set()
         return frame.having("late")
 
 
@@ -93,6 +97,46 @@ def test_hanging_steps_do_not_pile_up() -> None:
     assert types == ["DeadlineExceeded"] * MAX_LATE_STEPS + ["TooManyLateSteps"]
 
 
+def test_steps_in_time_do_not_stand_in_each_others_way() -> None:
+    pipeline = ProcessingPipeline((Stage(burn, deadline_s=60),))
+
+    errors = [result.error for result in pipeline.map([JPEG] * 20, workers=MAX_LATE_STEPS + 4)]
+
+    assert errors == [None] * 20
+
+
+def test_a_late_step_shows_nothing_in_the_trace_of_others() -> None:
+    hang = Hang()
+    steps = (Stage(hang, deadline_s=0.01, on_error="skip"), let_go(hang), MeasureSize())
+    result = ProcessingPipeline(steps).run(JPEG, trace=True)
+
+    assert result.trace is not None
+    assert "late" not in {shot.name for shot in result.trace}
+
+
+def let_go(hang: Hang) -> Step:
+    """A step that ends only after the hanging one has shown what it shows."""
+
+    @dataclass(frozen=True)
+    class LetGo:
+        def __call__(self, frame: Frame) -> Frame:
+            hang.release.set()
+            assert hang.has_shown.wait(10)
+            return frame
+
+    return LetGo()
+
+
+def test_a_step_that_leaves_the_program_only_fails() -> None:
+    def leave(frame: Frame) -> Frame:
+        raise SystemExit(frame.width)
+
+    result = ProcessingPipeline((leave,)).run(JPEG)
+
+    assert result.error is not None
+    assert (result.error.type, result.error.message) == ("SystemExit", "160")
+
+
 @pytest.mark.parametrize(
     ("when", "runs"),
     [
@@ -109,6 +153,7 @@ def test_hanging_steps_do_not_pile_up() -> None:
         (When("size.kinds", above=1), False),
         (When("size.nothing"), False),
         (When("size.nothing", above=0), False),
+        (When("size.nothing", among=(None,)), False),
         (When("size.width.deeper", among=(160,)), False),
         (is_wide, True),
         (is_narrow, False),
@@ -158,6 +203,8 @@ def test_a_condition_that_raises_fails_its_step() -> None:
         (lambda: Stage(fail, deadline_s=0), ValueError),
         (lambda: Stage(fail, deadline_s=float("nan")), ValueError),
         (lambda: Stage(fail, when="codes"), TypeError),  # type: ignore[arg-type]
+        (lambda: Stage(fail, deadline_s=float("inf")), ValueError),
+        (lambda: When("quality.verdict", among="good"), TypeError),  # type: ignore[arg-type]
         (lambda: When(""), ValueError),
         (lambda: When("quality."), ValueError),
     ],
