@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -120,12 +120,13 @@ class SentinelServer(RedisServer):
 
     ready = b"+monitor"
 
-    def __init__(self, binary: Path, folder: Path, master: RedisServer) -> None:
+    def __init__(
+        self, binary: Path, folder: Path, master: RedisServer, replicas: Sequence[RedisServer]
+    ) -> None:
         self._file = folder / "sentinel.conf"
-        # Sentinels that know one address twice would lose it: no socket for this one.
         self._file.write_text(
             f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
-            "sentinel down-after-milliseconds main 2000\n"
+            + "".join(f"sentinel known-replica main 127.0.0.1 {one.port}\n" for one in replicas)
         )
         super().__init__(binary, folder, port=free_port())
 
@@ -142,9 +143,11 @@ def running_redis(kind: str, folder: Path, *options: str, port: int = 0) -> Iter
 
 
 @contextmanager
-def running_sentinel(folder: Path, master: RedisServer) -> Iterator[RedisServer]:
+def running_sentinel(
+    folder: Path, master: RedisServer, *replicas: RedisServer
+) -> Iterator[RedisServer]:
     folder.mkdir()
-    with running(SentinelServer(server_binary("valkey"), folder, master)) as sentinel:
+    with running(SentinelServer(server_binary("valkey"), folder, master, replicas)) as sentinel:
         yield sentinel
 
 

@@ -11,6 +11,7 @@ local EXACT_UP_TO, SUB_BUCKETS = $EXACT_UP_TO, $SUB_BUCKETS
 
 local key, question = KEYS[1], ARGV[1]
 local unpack_, pack, sub = struct.unpack, struct.pack, string.sub
+local max, ceil = math.max, math.ceil
 
 -- Before the clock is read, so that a key that expires in between is empty, not forgotten.
 local state = redis.pcall('GET', key)
@@ -83,7 +84,7 @@ local function add(log, exact)
   local moment = now
   if not exact then
     local width = log.window / SUB_BUCKETS
-    moment = math.max(now, math.ceil(math.ceil(now / width) * width))
+    moment = max(now, ceil(ceil(now / width) * width))
   end
   local spent = cost
   log.used = log.used + cost
@@ -105,7 +106,7 @@ end
 local function wait_us(log, limit)
   local missing, position = log.used + cost - limit, log.first
   if missing <= 0 then return 0 end
-  if cost > limit then return math.max(log.window, reset_us(log)) end
+  if cost > limit then return max(log.window, reset_us(log)) end
   while true do
     local moment, spent = unpack_(ENTRY, log.text, position)
     missing, position = missing - spent, position + ENTRY_BYTES
@@ -149,11 +150,11 @@ if must_write then
     parts[1 + index] = pack(ROW, log.window, log.used, entries)
     parts[size + 2 * index] = sub(log.text, log.first, log.last - 1)
     parts[size + 2 * index + 1] = log.tail or ''
-    lasts_us = math.max(lasts_us, reset_us(log))
+    lasts_us = max(lasts_us, reset_us(log))
   end
   if lasts_us > 0 then
     -- The first millisecond that begins when nothing is held any more; never earlier.
-    local gone_ms = string.format('%.0f', math.ceil((server_us + lasts_us) / 1000))
+    local gone_ms = ceil((server_us + lasts_us) / 1000)
     local failed = redis.pcall('SET', key, table.concat(parts), 'PXAT', gone_ms)
     if failed.err then return failed end
   elseif state then
@@ -174,4 +175,4 @@ for index = 2, rules do
   end
 end
 local log, wait = asked[speaker], waits[speaker]
-return pack('>Bdddd', speaker - 1, log.used, wait, math.max(wait, reset_us(log)), clock_us)
+return pack('>Bdddd', speaker - 1, log.used, wait, max(wait, reset_us(log)), clock_us)

@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from capturekit.errors import KeyInTheWay, StorageUnavailable
 from capturekit.ratelimit.decision import Decision, Quota
@@ -234,20 +234,30 @@ class _Pooled:
                     return await self._over(self._idle.pop(), command)
                 except ConnectionLost:
                     # The server restarted, or closes idle connections: so did it to the others.
-                    await self.aclose()
-            return await self._over(self._make(), command)
+                    await self._close_idle()
+            return await self._over(await self._fresh(), command)
 
     async def aclose(self) -> None:
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.disconnect(nowait=True)
+        await self._close_idle()
         for sentinel in self._sentinels:
             await sentinel.connection_pool.disconnect()
 
+    async def _close_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
+
+    async def _fresh(self) -> _Connection:
+        connection = self._make()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
     async def _over(self, connection: _Connection, command: tuple[str | bytes | int, ...]) -> Any:  # noqa: ANN401  # redis-py's
         try:
-            if not connection.is_connected:
-                await connection.connect()
             await connection.send_packed_command(_packed(command))
             reply = await connection.read_response(disable_decoding=True)
         except ResponseError:
@@ -290,7 +300,7 @@ def _packed(command: Sequence[str | bytes | int]) -> bytes:
 async def _as_ours(key: str, reply: Awaitable[T]) -> T:
     try:
         return await reply
-    except (RedisError, OSError) as error:
+    except (RedisError, RedisClusterException, OSError) as error:
         if "WRONGTYPE" in str(error):
             raise KeyInTheWay(key) from error
         # redis-py's messages hold the address, never the password.

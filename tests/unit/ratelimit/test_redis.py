@@ -495,6 +495,38 @@ async def test_a_sentinel_leads_to_its_master() -> None:
             assert client.dbsize() == 1
 
 
+async def test_after_a_failover_the_new_master_knows_what_was_spent() -> None:
+    at_once = ("--repl-diskless-sync-delay", "0")
+    with (
+        short_folder() as folder,
+        running_redis("valkey", folder / "master", *at_once, port=free_port()) as master,
+        running_redis("valkey", folder / "replica", port=free_port()) as replica,
+        running_sentinel(folder / "sentinel", master, replica) as sentinel,
+        Redis(port=replica.port) as replicated,
+        Redis(port=sentinel.port) as watcher,
+    ):
+        replicated.replicaof("127.0.0.1", str(master.port))
+        async with RedisStorage(f"redis+sentinel://127.0.0.1:{sentinel.port}/main") as storage:
+            first = await hit(storage, "a", MINUTE)
+            fail_over(watcher, replica)
+            with Redis(port=master.port) as old:
+                # Old clients are not told; they find a server that may not write.
+                old.replicaof("127.0.0.1", str(replica.port))
+            second = await hit(storage, "a", MINUTE)
+    assert (first.remaining, second.remaining) == (2, 1)
+
+
+def fail_over(watcher: Redis, replica: RedisServer) -> None:
+    """Have the Sentinel promote the replica, as soon as it has seen it."""
+    with Redis(port=replica.port) as promoted:
+        while promoted.info("replication")["master_link_status"] != "up":
+            pass
+        ask: Any = watcher.execute_command
+        ask("SENTINEL FAILOVER", "main")
+        while ask("SENTINEL MASTERS")["main"]["port"] != replica.port:
+            pass
+
+
 async def test_in_a_cluster_every_key_has_its_node() -> None:
     with short_folder() as folder, running_cluster(folder) as nodes:
         form_cluster(nodes)
@@ -504,7 +536,36 @@ async def test_in_a_cluster_every_key_has_its_node() -> None:
                 await storage.decide("a", str(number % 30), [MINUTE], 2, spend=True)
                 for number in range(60)
             ]
-        assert [answer.allowed for answer in answers] == [True] * 30 + [False] * 30
+            await give_up_on_a_frozen_node(storage, nodes[0])
+            left = [
+                (await storage.decide("a", str(number), [MINUTE], 1, spend=False)).remaining
+                for number in range(30)
+            ]
+    assert [answer.allowed for answer in answers] == [True] * 30 + [False] * 30
+    assert left == [1] * 30
+
+
+async def give_up_on_a_frozen_node(storage: RedisStorage, node: RedisServer) -> None:
+    given_up = 0
+    node.pause()
+    try:
+        for number in range(30):
+            with anyio.move_on_after(0.02) as scope:
+                await storage.decide("other", str(number), [Quota("q", 77, 60.0)], 7, spend=False)
+            given_up += scope.cancelled_caught
+    finally:
+        node.resume()
+    assert 0 < given_up < 30
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "valkeys", "rediss+cluster"])
+async def test_tls_is_spoken_or_nothing(scheme: str) -> None:
+    with short_folder() as folder, running_redis("valkey", folder, port=free_port()) as server:
+        async with RedisStorage(f"{scheme}://127.0.0.1:{server.port}") as storage:
+            with pytest.raises((StorageUnavailable, TimeoutError)), anyio.fail_after(0.3):
+                await hit(storage, "a", MINUTE)
+        with Redis(port=server.port) as client:
+            assert client.dbsize() == 0
 
 
 def form_cluster(nodes: list[RedisServer]) -> None:
