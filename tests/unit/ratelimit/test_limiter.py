@@ -103,6 +103,7 @@ async def test_a_limit_of_zero_refuses_everything_and_names_a_wait() -> None:
 async def test_a_cost_over_the_limit_is_refused_with_the_window_as_wait() -> None:
     decision = await limiter("5/minute").hit("a", 6)
     assert (decision.allowed, decision.retry_after_s, decision.remaining) == (False, 60.0, 5)
+    assert decision.reset_s == 60.0
 
 
 @pytest.mark.parametrize("cost", [0, -1])

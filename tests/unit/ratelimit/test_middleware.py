@@ -501,6 +501,20 @@ async def test_a_500_that_an_endpoint_answers_to_a_refusal_is_sent_whole() -> No
     assert "ratelimit" in call.headers
 
 
+async def test_a_500_that_has_nothing_to_do_with_a_limit_is_not_held_back() -> None:
+    sent_when_half_done = []
+    call = Call("GET", "/")
+
+    async def fails_slowly(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        sent_when_half_done.extend(call.sent)
+        await send({"type": "http.response.body", "body": b"b"})
+
+    await call.to(RateLimitMiddleware(fails_slowly, limits={"*": "9/minute"}))
+    assert (len(sent_when_half_done), call.body) == (2, b"ab")
+
+
 async def test_an_error_of_an_endpoint_stays_an_error() -> None:
     async def fails(request: Request) -> Response:
         with suppress(RateLimitExceeded):

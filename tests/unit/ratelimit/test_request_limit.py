@@ -133,6 +133,7 @@ async def test_a_negative_cost_is_a_value_error() -> None:
 async def test_the_refusal_of_another_limiter_is_not_answered() -> None:
     vision = limiter("0/minute", "vision")
 
+    @once().endpoint
     async def endpoint(_: Request) -> Response:
         raise RateLimitExceeded(await vision.hit("model"))
 
