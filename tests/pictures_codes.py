@@ -172,6 +172,30 @@ def shelf(seed: int, size: tuple[int, int], formats: tuple[str, ...] = RETAIL) -
     return Scene(_taken(random, np.asarray(tilted, np.uint8), hard=0.5), placed, "shelf")
 
 
+def clean(seed: int, size: tuple[int, int]) -> tuple[Pixels, list[str]]:
+    """Sharp labels of every format side by side, modules of 2 to 4 px, and what they say."""
+    random = Random(seed)
+    width, height = size
+    picture = np.full((height, width), random.choice([255, 230, 200]), np.uint8)
+    texts: list[str] = []
+    x, y, row = 20, 20, 60
+    while y < height - 60:
+        kind = random.choice(EVERY)
+        printed, text = content(random, kind)
+        as_kind = getattr(zxingcpp.BarcodeFormat, kind)
+        made = zxingcpp.create_barcode(printed, as_kind).to_image(scale=random.choice([2, 3, 4]))
+        paper = cv2.copyMakeBorder(np.array(made), 9, 9, 9, 9, cv2.BORDER_CONSTANT, value=255)
+        high, wide = paper.shape
+        if x + wide < width - 10 and y + high < height - 10:
+            picture[y : y + high, x : x + wide] = paper
+            texts.append(text)
+            row = max(row, high)
+        x += wide + random.randrange(12, 60)
+        if x > width - 60:
+            x, y, row = 20, y + row + random.randrange(12, 40), 60
+    return np.asarray(picture, np.uint8), texts
+
+
 def empty(seed: int, size: tuple[int, int]) -> Scene:
     """No code: print, stripes, grids, fences, checks, shelves, grain, or a bare wall."""
     random = Random(seed)

@@ -185,7 +185,7 @@ def _helps(
 def _views(gray: Pixels, looked: regions.Regions, name: str) -> Iterable[scan.View]:
     if name == "slanted":
         left = regions.opened(looked.slanted, 2)
-        return clearer.slanted(gray, looked, left, clearer.MOST_SLANTED)
+        return clearer.slanted(gray, looked, left, 1.0)
     attempt = clearer.CANDIDATES[name]
     left = regions.opened(looked.busy, 3)
     return map(attempt.make, clearer.places(gray, looked, left, attempt.most))

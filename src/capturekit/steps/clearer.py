@@ -21,8 +21,6 @@ BESIDE_OTHERS: Final = 0.05
 more, in a photograph mostly print beside the code."""
 LARGE_PX: Final = 700_000
 """Pixels from which a place is not enlarged: a code in it has large modules."""
-MOST_SLANTED: Final = 1.0
-"""Share of the picture that is turned."""
 
 
 @dataclass(frozen=True, slots=True)

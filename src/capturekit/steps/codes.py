@@ -125,8 +125,8 @@ class ReadCodes(Chainable):
 
     - ``fast`` reads bars along rows, mirrored ones along columns, and matrix codes in half the
       picture, dark on light and light on dark.
-    - ``default`` adds small matrix codes and, when nothing was read at all, large or noisy
-      bars in a third of the picture.
+    - ``default`` adds small matrix codes, dark on light, and, when nothing was read at all,
+      large or noisy bars in a third of the picture. Light on dark, modules need 4 px.
     - ``thorough`` turns slanted bars upright, and adds what ``clearer.ATTEMPTS`` makes of the
       places that are left.
 
@@ -176,12 +176,12 @@ class _Search:
     def __init__(self, frame: Frame, wanted: Formats) -> None:
         self.found: list[Code] = []
         self._frame, self._gray, self._wanted = frame, frame.gray, wanted
-        self._scale = 2 if max(frame.gray.shape) >= HALVED_FROM_PX else 1
+        height, width = frame.gray.shape
+        # Of a picture one pixel high, half the size is none.
+        self._scale = 2 if max(height, width) >= HALVED_FROM_PX and min(height, width) > 1 else 1
         half = frame.gray_half if self._scale > 1 else None
         self._regions = regions = look(frame.gray, half)
-        self._matrix = regions.pattern
-        if wanted.looks_like_bars:
-            self._matrix = regions.pattern | regions.upright | regions.lying
+        self._matrix = regions.pattern if wanted.only_qr else regions.busy
         frame.show("regions", regions.picture())
 
     def fast(self) -> None:
@@ -190,12 +190,14 @@ class _Search:
                 self._read("fast", scan.whole_rows(self._gray, box), self._wanted.bars)
             for box in self._regions.bounds(self._regions.lying):
                 self._read("fast", scan.whole_columns(self._gray, box), self._wanted.bars)
-        for box in self._regions.bounds(self._left(self._matrix, 3)):
+        left = self._left(self._matrix, 3) if self._scale > 1 else self._small_left()
+        for box in self._regions.bounds(left):
             self._read_matrix("fast", self._halved(box), inverts=True)
 
     def default(self) -> None:
-        if self._scale > 1:
-            for box in self._regions.parts(self._left(self._matrix, 3)):
+        # Where zxing looks for a Data Matrix depends on the cut: a low one may need a close one.
+        if self._scale > 1 or not self._wanted.only_qr:
+            for box in self._regions.parts(self._small_left()):
                 self._read_matrix("default", scan.cut(self._gray, box), inverts=False)
         if self._wanted.bars is not None and not self.found:
             for box in self._regions.bounds(self._regions.upright | self._regions.lying):
@@ -207,7 +209,7 @@ class _Search:
             self._read_all_ways()
         nothing = not self.found
         share = 1.0 if nothing else clearer.BESIDE_OTHERS
-        self._read_slanted(share * clearer.MOST_SLANTED)
+        self._read_slanted(share)
         for name, attempt in clearer.ATTEMPTS.items():
             if nothing and self.found:
                 return
@@ -231,13 +233,18 @@ class _Search:
         left = self._regions.uncovered(mask, (code.polygon for code in self.found))
         return opened(left, side)
 
+    def _small_left(self) -> Mask:
+        """Where a matrix code may be that is as low as a cell, or close to what was read."""
+        rim = 1 if self._wanted.only_qr or self._scale == 1 else 0
+        return self._regions.uncovered(self._matrix, (code.polygon for code in self.found), rim)
+
     def _halved(self, box: tuple[int, int, int, int]) -> View:
         gray = self._frame.gray_half if self._scale == 2 else self._gray
         return scan.cut(gray, box, self._scale)
 
     def _read_matrix(self, attempt: str, view: View, *, inverts: bool) -> None:
         if self._wanted.matrix is not None:
-            turns = self._wanted.turns
+            turns = not self._wanted.only_qr
             self._read(attempt, view, self._wanted.matrix, turns=turns, inverts=inverts)
 
     def _read(

@@ -71,15 +71,15 @@ class Regions:
         off = np.abs((self.degrees + 45) % 90 - 45)
         return np.asarray((self.upright | self.lying) & (off >= SLANTED_FROM), np.uint8)
 
-    def uncovered(self, mask: Mask, outlines: Iterable[tuple[Point, ...]]) -> Mask:
-        """The mask without the cells of what has been read, and one cell around it."""
+    def uncovered(self, mask: Mask, outlines: Iterable[tuple[Point, ...]], rim: int = 1) -> Mask:
+        """The mask without the cells of what has been read, and ``rim`` cells around it."""
         covered = np.zeros_like(mask)
         for outline in outlines:
             corners = np.array(outline)
             middle = corners.mean(axis=0)
             cells = (middle + 1.1 * (corners - middle)) / self.cell_px - 0.5
             cv2.fillConvexPoly(covered, np.rint(cells).astype(np.int32), 1)
-        covered = np.asarray(cv2.dilate(covered, _THREE), np.uint8)
+        covered = np.asarray(cv2.dilate(covered, _THREE, iterations=rim), np.uint8)
         return np.asarray(mask & (covered == 0), np.uint8)
 
     def bounds(self, mask: Mask) -> list[Box]:

@@ -117,11 +117,10 @@ def _moved(x: int, y: int) -> Map:
     return np.array([[1.0, 0, x], [0, 1, y]])
 
 
-_STACKED: Final = frozenset({"PDF417", "CompactPDF417", "MicroPDF417"})
-MATRIX: Final = _STACKED | {
+MATRIX: Final = frozenset({
     "QRCode", "QRCodeModel1", "QRCodeModel2", "MicroQRCode", "RMQRCode", "DataMatrix", "Aztec",
-    "AztecCode", "AztecRune", "MaxiCode",
-}  # fmt: skip
+    "AztecCode", "AztecRune", "MaxiCode", "PDF417", "CompactPDF417", "MicroPDF417",
+})  # fmt: skip
 """Formats that are not one row of bars."""
 
 
@@ -132,10 +131,9 @@ class Formats:
     all: zxingcpp.BarcodeFormats
     bars: zxingcpp.BarcodeFormats | None
     matrix: zxingcpp.BarcodeFormats | None
-    looks_like_bars: bool
-    """Whether one of the matrix formats is made of bars."""
-    turns: bool
-    """Whether zxing finds one of the matrix formats in more turns when it tries to."""
+    only_qr: bool
+    """Whether no matrix format but QR is wanted. zxing finds that in any turn at once, it has
+    edges in all directions, and it is never as low as a rectangular Data Matrix."""
 
 
 def formats(names: Iterable[str]) -> Formats:
@@ -148,8 +146,7 @@ def formats(names: Iterable[str]) -> Formats:
         all=_known(wanted),
         bars=_known(bars) if bars else None,
         matrix=_known(matrix) if matrix else None,
-        looks_like_bars=bool(both) or not _STACKED.isdisjoint(matrix),
-        turns=matrix != ["QRCode"],
+        only_qr=matrix in ([], ["QRCode"]),
     )
 
 

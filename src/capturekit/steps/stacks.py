@@ -4,6 +4,7 @@ Labels repeat the same bars with something else in between. So every line of pix
 read is compared with the bars: where lines do not show them for a while, one label ends.
 """
 
+import math
 from typing import Final
 
 import cv2
@@ -38,7 +39,7 @@ def labels(gray: Pixels, polygon: Polygon) -> list[Polygon]:
     about 0.1 ms.
     """
     lines = _lines(gray, polygon)
-    if lines is None:
+    if lines is None or lines.shape[0] < (2 * LEAST_LABEL + LEAST_GAP) * lines.shape[1]:
         return [polygon]
     length, height = lines.shape[1], lines.shape[0]
     runs = _runs(_shows_bars(lines), max(LEAST_GAP_PX, round(LEAST_GAP * length)))
@@ -51,13 +52,12 @@ def labels(gray: Pixels, polygon: Polygon) -> list[Polygon]:
 
 def _lines(gray: Pixels, polygon: Polygon) -> NDArray[np.float32] | None:
     """The read turned upright, one row a line of pixels; None when it is only a few lines."""
-    corners = np.array(polygon, np.float32)
-    length = float(np.linalg.norm(corners[1] - corners[0]))
-    height = float(np.linalg.norm(corners[3] - corners[0]))
+    length, height = math.dist(polygon[0], polygon[1]), math.dist(polygon[0], polygon[3])
     scale = min(1.0, LONGEST_PX / max(length, 1.0))
     size = (round(length * scale), round(height * scale))
     if min(size) < 2 * LEAST_GAP_PX:
         return None
+    corners = np.array(polygon, np.float32)
     upright = np.array([(0, 0), (size[0], 0), size, (0, size[1])], np.float32)
     turn = cv2.getPerspectiveTransform(corners, upright)
     turned = cv2.warpPerspective(gray, turn, size, flags=cv2.INTER_AREA)

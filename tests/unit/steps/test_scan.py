@@ -74,8 +74,9 @@ def test_formats_are_parted_by_what_they_look_like() -> None:
     assert mixed.matrix is not None
     assert scan.formats(["QRCode"]).bars is None
     assert scan.formats(["EAN13"]).matrix is None
-    assert not mixed.looks_like_bars
-    assert scan.formats(["PDF417"]).looks_like_bars
+    assert mixed.only_qr
+    assert not scan.formats(["QRCode", "DataMatrix"]).only_qr
+    assert not scan.formats(["All"]).only_qr
     everything = scan.formats(["All"])
     assert everything.bars is not None
     assert everything.matrix is not None
