@@ -11,8 +11,9 @@ import nox
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SERVER_LIBRARIES = ("sqlalchemy", "starlette", "uvicorn", "alembic")
-TESTED = ".[server,heic,onnx,vision]"
-"""With the extras that any test needs."""
+EXTRAS = "server,redis,heic,onnx,vision"
+"""Those that any test needs."""
+TESTED = f".[{EXTRAS}]"
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -109,7 +110,7 @@ def wheel(session: nox.Session) -> None:
     with session.chdir(built):
         session.run("capturekit", "--help", silent=True)
         session.run("capturekit", "demo", "--seconds", "5", "--headless", "--json")
-    install(session, f"capturekit[server,heic,onnx,vision] @ {file.as_uri()}", groups=("tests",))
+    install(session, f"capturekit[{EXTRAS}] @ {file.as_uri()}", groups=("tests",))
     session.run("pytest", "-n", "2", "tests/unit", *session.posargs)
 
 

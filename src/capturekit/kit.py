@@ -21,6 +21,7 @@ from capturekit.datafolder import ServerLock, make_folder
 from capturekit.errors import CaptureKitError, ConfigError, Conflict, QueueFull
 from capturekit.picture import PictureInfo, verify
 from capturekit.pipeline import ProcessingPipeline, load_pipeline
+from capturekit.pressure import Pressure
 from capturekit.processing import JOB_KIND, JobLimits, Processing
 from capturekit.queue.base import QueueBackend
 from capturekit.queue.memory import MemoryQueue
@@ -87,6 +88,8 @@ class CaptureKit:
     queue: QueueBackend
     processing: Processing
     worker: Worker
+    pressure: Pressure | None = None
+    """How busy a server is; None when limits do not adapt, and in other roles."""
     new_admin_token: str | None
     """The admin token, when it was made by this start; it is not kept in clear."""
 
@@ -247,6 +250,11 @@ class CaptureKit:
             await self._take_over()
             sweeper = await stack.enter_async_context(anyio.create_task_group())
             sweeper.start_soon(self._sweep_for_ever)
+            if self.settings.adaptive_limits:
+                self.pressure = Pressure(
+                    self.queue, self.settings.target_wait_s, signals=self.settings.load_signals
+                )
+                sweeper.start_soon(self.pressure.run)
             stack.callback(sweeper.cancel_scope.cancel)
         if self.settings.concurrency:
             tasks.start_soon(self.worker.run)

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -31,6 +31,9 @@ DEFAULT_RATE_LIMITS: Final = {
     "ip": "1200/minute",
 }
 """Per identity, but ``ip``: everything that one address sends, unknown paths included."""
+
+
+LoadSignal: TypeAlias = Literal["queue", "event_loop", "memory", "pressure"]
 
 
 class Settings(BaseSettings):
@@ -69,6 +72,14 @@ class Settings(BaseSettings):
     rate_limits: Annotated[dict[str, str], NoDecode] = DEFAULT_RATE_LIMITS
     """``off``, or rules by name such as ``ingest=10/minute, ip=1200/minute``; names left out
     keep their default. Names: ingest, process-capture, process-pending, ip."""
+    adaptive_limits: bool = True
+    """Whether uploads are limited more under load: the limit on them falls to a half as the
+    wait of a new picture nears TARGET_WAIT_S, and beyond it they are refused with 503."""
+    target_wait_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that a new picture should wait for its turn at most."""
+    load_signals: Annotated[tuple[LoadSignal, ...], NoDecode] = ("queue",)
+    """Comma-separated: what scales the limit on uploads, the highest load of ``queue``,
+    ``event_loop``, ``memory`` and ``pressure`` (the kernel's PSI)."""
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     """Comma-separated CIDRs of the proxies whose ``Forwarded`` headers are believed."""
     max_upload_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 20 * 2**20
@@ -85,8 +96,10 @@ class Settings(BaseSettings):
     """Seconds a finished job stays known."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged to standard error."""
-    redis_url: str | None = None
-    """Not used by this version, and refused when set."""
+    redis_url: SecretStr | None = None
+    """Redis or Valkey server in which rate limits are kept, so that several servers share them:
+    ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``. While
+    it does not answer, each server limits by itself. Default: memory of the server."""
     database_url: str | None = None
     """Not used by this version, and refused when set: the database is SQLite in data_dir."""
     blob_url: str | None = None
@@ -144,7 +157,14 @@ class Settings(BaseSettings):
             return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("redis_url", "database_url", "blob_url")
+    @field_validator("load_signals", mode="before")
+    @classmethod
+    def _parse_signals(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("database_url", "blob_url")
     @classmethod
     def _refuse_what_is_not_there(cls, value: str | None) -> None:
         if value is not None:

@@ -59,7 +59,7 @@ def test_rate_limits_are_read(
         ("rate_limits", "fast"),
         ("trusted_proxies", "not-a-network"),
         ("queue_url", "redis://localhost"),
-        ("redis_url", "redis://localhost"),
+        ("load_signals", "queue,moon"),
         ("database_url", "postgresql://localhost"),
         ("max_pixels", "many"),
     ],

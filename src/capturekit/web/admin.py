@@ -233,7 +233,10 @@ async def _queue(request: Request) -> Mapping[str, object]:
 
 async def _limits(request: Request) -> Mapping[str, object]:
     limiters = request.app.state.limiters
-    return {"rules": {name: limiter.describe() for name, limiter in limiters.items()}}
+    pressure = kit_of(request).pressure
+    told: dict[str, object] = {name: limiter.describe() for name, limiter in limiters.items()}
+    adaptive = dict(pressure.describe()) if pressure else {}
+    return {"rules": told, "scale": pressure.scaling() if pressure else 1.0, **adaptive}
 
 
 async def _storage(request: Request) -> Mapping[str, object]:

@@ -10,11 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
-from capturekit.ratelimit import MemoryStorage, RateLimiter, RateLimitMiddleware
+from capturekit.ratelimit import RateLimiter, RateLimitMiddleware, open_storage
 from capturekit.web import admin, captures, dashboard, health, inventory, problems
+from capturekit.web.auth import principal_of
 from capturekit.web.edge import Edge
 from capturekit.web.ingest import ingest
 
@@ -51,7 +53,8 @@ def create_app(kit: CaptureKit) -> Starlette:
         Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES
     ]
     routes.append(Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")))
-    limiters = _limiters(kit.settings.rate_limits)
+    limiters = _limiters(kit)
+    admission = {"POST /v1/ingest": kit.pressure.admission} if kit.pressure else {}
 
     app = Starlette(
         routes=routes,
@@ -61,7 +64,10 @@ def create_app(kit: CaptureKit) -> Starlette:
                 RateLimitMiddleware,
                 limits={"*": limiters["ip"]} if "ip" in limiters else {},
                 named=limiters,
+                identify=_device_of(kit),
                 trusted_proxies=[str(network) for network in kit.settings.trusted_proxies],
+                admission=admission,
+                members=_request_id,
             ),
         ],
         exception_handlers=problems.HANDLERS,
@@ -71,9 +77,35 @@ def create_app(kit: CaptureKit) -> Starlette:
     return app
 
 
-def _limiters(rules: Mapping[str, str]) -> dict[str, RateLimiter]:
-    storage = MemoryStorage()
+def _limiters(kit: CaptureKit) -> dict[str, RateLimiter]:
+    url, rules = kit.settings.redis_url, kit.settings.rate_limits
     try:
-        return {name: RateLimiter(rule, name=name, storage=storage) for name, rule in rules.items()}
+        storage = open_storage(url.get_secret_value() if url else "memory://")
+    except ValueError as error:
+        raise ConfigError(f"CAPTUREKIT_REDIS_URL: {error}") from error
+    scaled = {"ingest": kit.pressure.scaling} if kit.pressure else {}
+    try:
+        return {
+            name: RateLimiter(rule, name=name, storage=storage, scale=scaled.get(name, _as_written))
+            for name, rule in rules.items()
+        }
     except ValueError as error:
         raise ConfigError(f"CAPTUREKIT_RATE_LIMITS: {error}") from error
+
+
+def _as_written() -> float:
+    return 1.0
+
+
+def _device_of(kit: CaptureKit) -> Callable[[Scope], Awaitable[str | None]]:
+    """Names the caller by its verified token, for a fair share of what is let in."""
+
+    async def identify(scope: Scope) -> str | None:
+        principal = await principal_of(scope, kit)
+        return f"{principal.kind}:{principal.device_id or ''}" if principal else None
+
+    return identify
+
+
+def _request_id(scope: Scope) -> Mapping[str, object]:
+    return {"id": scope["state"]["request_id"]}

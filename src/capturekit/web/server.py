@@ -22,8 +22,9 @@ async def serve(
     kit: CaptureKit, listener: socket.socket, on_ready: Callable[[], None] = lambda: None
 ) -> None:
     """Serve an opened kit on the socket until SIGINT or SIGTERM."""
+    app = create_app(kit)
     config = uvicorn.Config(
-        create_app(kit),
+        app,
         http="httptools",
         ws="none",
         lifespan="off",
@@ -37,6 +38,8 @@ async def serve(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, server)
         await server.serve(sockets=[listener])
+        for limiter in app.state.limiters.values():
+            await limiter.aclose()
         tasks.cancel_scope.cancel()
 
 

@@ -1,0 +1,106 @@
+"""The application's limits: shared by Redis, lowered under load, told in stats."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.made_pictures import picture
+from tests.servers import Server, running_server
+from tests.servers_redis import RedisServer, running_redis
+
+LIMIT = 6
+TARGET_WAIT_S = 0.6
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis("valkey", tmp_path / "redis") as server:
+        yield server
+
+
+def statuses(servers: list[Server], count: int) -> list[int]:
+    """Of requests to the servers in turn, from one address."""
+    turns = itertools.islice(itertools.cycle(servers), count)
+    return [httpx2.get(f"{server.url}/livez").status_code for server in turns]
+
+
+def test_two_servers_share_one_limit_by_redis(tmp_path: Path, redis: RedisServer) -> None:
+    settings = {
+        "CAPTUREKIT_REDIS_URL": f"unix://{redis.socket}",
+        "CAPTUREKIT_RATE_LIMITS": f"ip={LIMIT}/minute",
+    }
+    with (
+        running_server(tmp_path / "one", **settings) as one,
+        running_server(tmp_path / "two", **settings) as two,
+    ):
+        answered = statuses([one, two], LIMIT + 4)
+
+    assert answered == [200] * LIMIT + [429] * 4
+
+
+def test_a_server_limits_by_itself_while_redis_is_gone(tmp_path: Path, redis: RedisServer) -> None:
+    settings = {
+        "CAPTUREKIT_REDIS_URL": f"unix://{redis.socket}",
+        "CAPTUREKIT_RATE_LIMITS": f"ip={LIMIT}/minute",
+    }
+    with running_server(tmp_path / "data", **settings) as server:
+        assert statuses([server], 1) == [200]
+        redis.kill()
+        answered = statuses([server], LIMIT + 2)
+        told = server.log_lines("rate limits")
+
+    assert answered == [200] * LIMIT + [429] * 2
+    assert len(told) == 1
+
+
+def test_pictures_that_would_wait_too_long_are_refused_for_now(tmp_path: Path) -> None:
+    settings = {
+        "CAPTUREKIT_PIPELINE": "tests.slow_steps:pipeline",
+        "CAPTUREKIT_CONCURRENCY": "1",
+        "CAPTUREKIT_TARGET_WAIT_S": str(TARGET_WAIT_S),
+    }
+    with running_server(tmp_path / "data", **settings) as server:
+        token = server.add_device("camera")
+        accepted, refused = upload_until_refused(server, token)
+        stats = server.admin.get("/v1/admin/stats").json()["limits"]
+        done = server.wait_until_processed()
+
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["type"].endswith("#temporary-reduced-capacity")
+    assert refused.json()["id"] == refused.headers["x-request-id"]
+    assert int(refused.headers["retry-after"]) >= 1
+    assert stats["status"] == "ok"
+    assert stats["admission"]["refused"] >= 1
+    assert stats["scaling"]["loads"]["queue"] is not None
+    # Nothing that was taken is lost for it.
+    assert len(done) == accepted
+    assert {row["state"] for row in done} == {"completed"}
+
+
+def upload_until_refused(server: Server, token: str) -> tuple[int, httpx2.Response]:
+    accepted = 0
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        answer = server.upload(
+            token,
+            picture("4006381333931"),
+            captured_at=f"2026-01-01T00:{accepted // 60:02}:{accepted % 60:02}Z",
+        )
+        if answer.status_code == 503:
+            return accepted, answer
+        assert answer.status_code == 200, answer.text
+        accepted += 1
+    raise AssertionError(f"{accepted} uploads were taken and none refused")
+
+
+def test_limits_do_not_adapt_when_told_so(tmp_path: Path) -> None:
+    settings = {"CAPTUREKIT_ADAPTIVE_LIMITS": "false", "CAPTUREKIT_RATE_LIMITS": "ingest=5/minute"}
+    with running_server(tmp_path / "data", **settings) as server:
+        limits = server.admin.get("/v1/admin/stats").json()["limits"]
+
+    assert (limits["scale"], "admission" in limits) == (1.0, False)
+    assert limits["rules"]["ingest"]["scale"] == 1.0
