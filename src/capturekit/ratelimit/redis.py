@@ -61,8 +61,9 @@ _Connection = Any
 class RedisStorage:
     """A Storage for many processes: Redis from 6.2, Valkey, Sentinel or Cluster.
 
-    A key costs at most 1.2 kB per window, and expires when it holds nothing any more. It is
-    one Redis key, so a Cluster keeps it in one slot. What MemoryStorage answers, this does,
+    A key costs at most 1.2 kB per window (1.9 kB for a while where its limit moved across
+    64), and expires when it holds nothing any more. It is one Redis key, so a Cluster keeps
+    it in one slot. What MemoryStorage answers, this does,
     to the microsecond, with two differences. Windows that only another process knows reach a
     key when that process first asks for it. And the server's wall clock is the only clock
     there is: when it steps back, time stands still; when it steps forward, that much time
@@ -155,7 +156,7 @@ class RedisStorage:
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
         if link is None:
-            for other in [one for one in self._links if one.is_closed()]:
+            for other in [one for one in list(self._links) if one.is_closed()]:
                 self._links.pop(other, None)
             link = self._links[loop] = self._connect()
         return link
@@ -189,7 +190,7 @@ class RedisStorage:
             known[window_us] = None
             fields += (window_us, min(quota.limit, MAX_COUNT))
         if len(known) > len(quotas):
-            for window_us in [one for one in known if one not in fields[::2]]:
+            for window_us in set(known).difference(fields[::2]):
                 fields += (window_us, 0)
         return struct.pack(
             f">BdddB{len(fields)}d",

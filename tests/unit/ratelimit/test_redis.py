@@ -246,6 +246,20 @@ async def test_a_key_costs_at_most_1200_bytes_at_any_limit(
     assert 200 < used <= 1200
 
 
+async def test_a_limit_that_moves_across_64_costs_at_most_1900_bytes(
+    storage: RedisStorage, client: Redis
+) -> None:
+    pair = Pair(storage)
+    step_us = WINDOW_S * 1_000_000 // 200
+    for limit in (64, 10_000):
+        for _ in range(64 if limit == 64 else 136):
+            pair.now_us += step_us
+            await pair.ask("a", [Quota("q", limit, float(WINDOW_S))], 1, spend=True)
+    used = client.memory_usage(f"ck:{{{pair.account}:a}}")
+    assert used is not None
+    assert used <= 1900
+
+
 async def test_idle_keys_vanish_when_they_hold_nothing_and_not_before(
     storage: RedisStorage, client: Redis
 ) -> None:
