@@ -60,6 +60,10 @@ class Distant:
         await self._travel()
         await self.memory.reset(account, key)
 
+    async def keys(self, account: str, most: int) -> list[str]:
+        await self._travel()
+        return await self.memory.keys(account, most)
+
     def count(self, account: str) -> int | None:
         return self.memory.count(account)
 
