@@ -127,7 +127,8 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Every benchmark, one after the other, each with its table."""
-    install(session, "-e", TESTED, groups=("tests",))
+    install(session, "-e", TESTED, groups=("tests", "peers"))
+    session.env["PYTHONPATH"] = str(ROOT)
     for file in sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py")):
         session.run("python", str(file), *session.posargs)
 

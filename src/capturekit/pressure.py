@@ -11,8 +11,9 @@ from typing import Final, TypedDict
 import anyio
 
 from capturekit.queue.base import JobState, QueueBackend
-from capturekit.ratelimit.admission import Admission, AdmissionStats
-from capturekit.ratelimit.load import (
+from capturekit.ratelimit import (
+    Admission,
+    AdmissionStats,
     EventLoopLag,
     MemoryLoad,
     PressureLoad,

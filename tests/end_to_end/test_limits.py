@@ -1,15 +1,19 @@
 """The application's limits: shared by Redis, lowered under load, told in stats."""
 
 import itertools
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.made_pictures import picture
-from tests.servers import Server, running_server
+from tests.servers import ADMIN_TOKEN, Server, running_server
 from tests.servers_redis import RedisServer, running_redis
 
 LIMIT = 6
@@ -95,6 +99,80 @@ def upload_until_refused(server: Server, token: str) -> tuple[int, httpx2.Respon
         assert answer.status_code == 200, answer.text
         accepted += 1
     raise AssertionError(f"{accepted} uploads were taken and none refused")
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_who_spent_what_is_shown_and_can_be_forgotten(
+    tmp_path: Path, redis: RedisServer, *, is_shared: bool
+) -> None:
+    settings = {"CAPTUREKIT_RATE_LIMITS": "ingest=2/minute"}
+    if is_shared:
+        settings["CAPTUREKIT_REDIS_URL"] = f"unix://{redis.socket}"
+    with running_server(tmp_path / "data", **settings) as server:
+        token = server.add_device("shelf")
+        answered = [server.upload(token, picture("4006381333931")).status_code for _ in range(3)]
+        before = limits_of(server)
+        told = command(server, "reset", "ingest", "device:shelf")
+        after = limits_of(server)
+        again = server.upload(token, picture("4006381333931")).status_code
+        wrong = command(server, "reset", "nothing", "device:shelf")
+
+    assert answered == [200, 200, 429]
+    assert before["device:shelf"] == (2, 0)
+    assert told.exit_code == 0
+    assert "device:shelf" not in after or after["device:shelf"] == (2, 2)
+    assert again == 200
+    assert (wrong.exit_code, "no limit with id" in wrong.stderr) == (1, True)
+
+
+def test_limits_of_no_server_say_where_they_were_looked_for() -> None:
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "capturekit",
+            "limits",
+            "--url",
+            "http://127.0.0.1:9",
+            "--token",
+            "x",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("capturekit: no server answers at http://127.0.0.1:9")
+
+
+@dataclass(frozen=True)
+class Ended:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def command(server: Server, *arguments: str) -> Ended:
+    given = ["--url", server.url, "--token", ADMIN_TOKEN, *arguments]
+    ended = subprocess.run(
+        [sys.executable, "-m", "capturekit", "limits", *given],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def limits_of(server: Server) -> dict[str, tuple[int, int]]:
+    """Limit and remaining of the limit on uploads, by key, as the command tells."""
+    [ingest] = (
+        limit
+        for limit in json.loads(command(server, "--json").stdout)["limits"]
+        if limit["name"] == "ingest"
+    )
+    assert command(server).exit_code == 0
+    return {one["key"]: (one["limit"], one["remaining"]) for one in ingest["usage"]}
 
 
 def test_limits_do_not_adapt_when_told_so(tmp_path: Path) -> None:

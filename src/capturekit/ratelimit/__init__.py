@@ -1,5 +1,6 @@
 """Rate limits that hold in every window: as an object, as ASGI middleware, in an endpoint."""
 
+from capturekit.ratelimit.admission import Admission, AdmissionStats
 from capturekit.ratelimit.decision import (
     Decision,
     Quota,
@@ -31,31 +32,54 @@ from capturekit.ratelimit.keys import (
     first_of,
 )
 from capturekit.ratelimit.limiter import LimiterStats, RateLimiter
+from capturekit.ratelimit.load import (
+    EventLoopLag,
+    MemoryLoad,
+    PressureLoad,
+    QueueLoad,
+    QueueMeter,
+    QueueNumbers,
+    Scaling,
+    ScalingStats,
+    Signal,
+    watch,
+)
 from capturekit.ratelimit.memory import MemoryStorage
 from capturekit.ratelimit.middleware import Admits, RateLimitMiddleware, spend
 from capturekit.ratelimit.request_limit import RequestLimit, answer_refusal
 from capturekit.ratelimit.urls import open_storage
 
 __all__ = [
+    "Admission",
+    "AdmissionStats",
     "Admits",
     "Breaker",
     "ClientAddress",
     "Cost",
     "Decision",
+    "EventLoopLag",
     "Exempt",
     "FailoverStats",
     "FailoverStorage",
     "Key",
     "LimiterStats",
+    "MemoryLoad",
     "MemoryStorage",
     "OnFailure",
+    "PressureLoad",
     "Problem",
+    "QueueLoad",
+    "QueueMeter",
+    "QueueNumbers",
     "Quota",
     "RateLimitExceeded",
     "RateLimitMiddleware",
     "RateLimiter",
     "Refusal",
     "RequestLimit",
+    "Scaling",
+    "ScalingStats",
+    "Signal",
     "Storage",
     "acquire",
     "answer_refusal",
@@ -73,5 +97,6 @@ __all__ = [
     "refusal",
     "spend",
     "tightest",
+    "watch",
     "x_rate_limit_fields",
 ]

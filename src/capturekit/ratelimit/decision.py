@@ -86,6 +86,10 @@ class Storage(Protocol):
         """Forget what this key spent."""
         ...
 
+    async def keys(self, account: str, most: int) -> list[str]:
+        """Up to so many keys that spent lately, in no order; those it cannot name are left out."""
+        ...
+
     def count(self, account: str) -> int | None:
         """Keys remembered now, some of them idle; None where counting would cost a trip."""
         ...

@@ -23,6 +23,9 @@ OnFailure = Literal["open", "closed", "local"]
 DEADLINE_S = 0.25
 """For one decision. Far over a round trip, far under what a caller waits for an answer."""
 
+KEYS_DEADLINE_S = 5.0
+"""For looking through keys, which only people ask for."""
+
 FAILURES_TO_OPEN = 5
 """In a row. One that ran into the deadline opens the breaker at once."""
 
@@ -139,6 +142,15 @@ class FailoverStorage:
         if not self._may_call():
             raise StorageUnavailable("the rate limits' server does not answer; try again later")
         await self._call(self._storage.reset(account, key))
+
+    async def keys(self, account: str, most: int) -> list[str]:
+        """See Storage; those of this process while the server does not answer."""
+        # Looking through many keys takes longer than a decision may, and says nothing of it.
+        try:
+            async with asyncio.timeout(KEYS_DEADLINE_S):
+                return await self._storage.keys(account, most)
+        except (StorageError, TimeoutError):
+            return await self._fallback.keys(account, most)
 
     def count(self, account: str) -> int | None:
         """See Storage: what the wrapped storage says."""

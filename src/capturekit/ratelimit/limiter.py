@@ -9,7 +9,7 @@ from typing import Self, TypedDict
 from limits import parse_many
 
 from capturekit.ratelimit.decision import Decision, Quota, Storage
-from capturekit.ratelimit.failover import DEADLINE_S, FailoverStorage, OnFailure
+from capturekit.ratelimit.failover import DEADLINE_S, FailoverStats, FailoverStorage, OnFailure
 from capturekit.ratelimit.memory import MemoryStorage
 from capturekit.ratelimit.urls import open_storage
 
@@ -28,6 +28,8 @@ class LimiterStats(TypedDict):
     allowed: int
     refused: int
     """Decisions of this object since it was made; peeks are not counted."""
+    server: FailoverStats | None
+    """How the storage's server does; None for memory."""
 
 
 def _always_full() -> float:
@@ -119,19 +121,28 @@ class RateLimiter:
         quotas = self._quotas_in_force()
         return await self._storage.decide(self.name, key, quotas, _checked(cost), spend=False)
 
+    async def keys(self, most: int = 100) -> list[str]:
+        """Up to so many keys that spent lately, to ``peek`` at; for people, not for decisions.
+
+        Long keys that a server keeps as a digest are not among them.
+        """
+        return await self._storage.keys(self.name, most)
+
     async def reset(self, key: str) -> None:
         """Forget what this key spent."""
         await self._storage.reset(self.name, key)
 
     def describe(self) -> LimiterStats:
         """Where the limiter stands, for stats and metrics. Costs no I/O."""
+        storage = self._storage
         return LimiterStats(
             name=self.name,
             rules=self.rules,
             scale=self._scale(),
-            keys=self._storage.count(self.name),
+            keys=storage.count(self.name),
             allowed=self._allowed,
             refused=self._refused,
+            server=storage.describe() if isinstance(storage, FailoverStorage) else None,
         )
 
     def _quotas_in_force(self) -> tuple[Quota, ...]:

@@ -5,6 +5,7 @@ Small limits log exact times. Large ones round a time *up* to a sub-bucket, so t
 merge: the log stays short, and an entry counts a little too long, never too short.
 """
 
+import itertools
 import math
 import threading
 import time
@@ -70,6 +71,13 @@ class MemoryStorage:
         with self._lock:
             for book in self._accounts.get(account, {}).values():
                 book.clear(key)
+
+    async def keys(self, account: str, most: int) -> list[str]:
+        """See Storage."""
+        with self._lock:
+            books = self._accounts.get(account, {}).values()
+            longest = max(books, key=lambda book: book.window_s, default=None)
+            return list(itertools.islice(longest.logs, most)) if longest else []
 
     def count(self, account: str) -> int:
         """See Storage."""

@@ -7,6 +7,7 @@ server's, in whole microseconds; the client's clock plays no part.
 import asyncio
 import hashlib
 import math
+import re
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
@@ -39,6 +40,9 @@ MAX_WINDOW_US = 2**51
 
 MAX_COUNT = 2**52
 """Costs and limits above this count as this, for the same reason."""
+
+MAX_SCANS = 200
+"""Trips in which keys are looked for: 200,000 keys of whatever else is on the server."""
 
 SCRIPT: Final = (
     files("capturekit.ratelimit")
@@ -149,6 +153,24 @@ class RedisStorage:
         """See Storage. Deletes the key, whatever it holds."""
         await _as_ours(key, self._link().execute("DEL", self._name(account, key)))
 
+    async def keys(self, account: str, most: int) -> list[str]:
+        """See Storage.
+
+        Looks through all of the server's keys, of a Cluster through those of one node; a
+        thousand in a trip, and MAX_SCANS times at most.
+        """
+        begin = self._prefix + b"{" + _escaped(account) + b":"
+        pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", begin) + b"*"
+        found: list[str] = []
+        cursor: bytes | int = 0
+        for _ in range(MAX_SCANS):
+            asked = self._link().execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            cursor, names = await _as_ours(account, asked)
+            found += (name[len(begin) : -1].decode(errors="surrogatepass") for name in names)
+            if int(cursor) == 0 or len(found) >= most:
+                break
+        return found[:most]
+
     def count(self, account: str) -> None:
         """See Storage: always None."""
 
@@ -171,14 +193,13 @@ class RedisStorage:
 
     def _name(self, account: str, key: str) -> bytes:
         """The Redis key. ``:`` ends the account, ``;`` does before a digest."""
-        if any(mark in account for mark in "%:;"):
-            account = account.replace("%", "%25").replace(":", "%3A").replace(";", "%3B")
+        escaped = _escaped(account)
         # A key may hold anything a header can, as text with lone surrogates.
         raw = key.encode(errors="surrogatepass")
         if len(raw) > MAX_KEY_BYTES:
             digest = hashlib.blake2b(raw, digest_size=16).hexdigest()
-            return b"%b{%b;%b}" % (self._prefix, account.encode(), digest.encode())
-        return b"%b{%b:%b}" % (self._prefix, account.encode(), raw)
+            return b"%b{%b;%b}" % (self._prefix, escaped, digest.encode())
+        return b"%b{%b:%b}" % (self._prefix, escaped, raw)
 
     def _question(
         self, account: str, quotas: Sequence[Quota], cost: int, *, spend: bool, now_us: int
@@ -201,6 +222,12 @@ class RedisStorage:
             len(fields) // 2,
             *fields,
         )
+
+
+def _escaped(account: str) -> bytes:
+    if any(mark in account for mark in "%:;"):
+        account = account.replace("%", "%25").replace(":", "%3A").replace(";", "%3B")
+    return account.encode()
 
 
 class _Link(Protocol):

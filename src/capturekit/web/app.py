@@ -15,7 +15,7 @@ from starlette.types import Scope
 from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
 from capturekit.ratelimit import RateLimiter, RateLimitMiddleware, open_storage
-from capturekit.web import admin, captures, dashboard, health, inventory, problems
+from capturekit.web import admin, captures, dashboard, health, inventory, limits, problems
 from capturekit.web.auth import principal_of
 from capturekit.web.edge import Edge
 from capturekit.web.ingest import ingest
@@ -30,6 +30,8 @@ ROUTES: Final[tuple[tuple[str, str, Endpoint], ...]] = (
     ("POST", "/v1/admin/cancel-task/{task_id}", admin.cancel_task),
     ("GET", "/v1/admin/stats", admin.stats),
     ("GET", "/v1/admin/queue-info", admin.queue_info),
+    ("GET", "/v1/admin/limits", limits.show_limits),
+    ("DELETE", "/v1/admin/limits/{name}/{key:path}", limits.reset_limit),
     ("GET", "/v1/captures", captures.list_captures),
     ("GET", "/v1/captures/{capture_id}", captures.show_capture),
     ("GET", "/v1/captures/{capture_id}/thumbnail", captures.show_thumbnail),

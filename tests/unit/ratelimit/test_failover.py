@@ -467,3 +467,13 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 async def test_a_limiter_in_memory_closes_without_a_server() -> None:
     async with RateLimiter.from_url("memory://", "1/minute") as limiter:
         assert (await limiter.hit("a")).allowed
+
+
+async def test_keys_are_the_servers_and_else_those_of_this_process() -> None:
+    world = World()
+    await world.storage.decide("a", "there", TWO, 1, spend=True)
+    there = await world.storage.keys("a", 10)
+    world.server.error = StorageUnavailable("gone")
+    await world.storage.decide("a", "here", TWO, 1, spend=True)
+
+    assert (there, await world.storage.keys("a", 10)) == (["there"], ["here"])

@@ -176,6 +176,7 @@ async def test_a_limiter_describes_itself() -> None:
         "keys": 2,
         "allowed": 2,
         "refused": 1,
+        "server": None,
     }
 
 

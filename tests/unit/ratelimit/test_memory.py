@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from capturekit.ratelimit import Decision, MemoryStorage, RateLimiter
+from capturekit.ratelimit import Decision, MemoryStorage, Quota, RateLimiter
 
 WINDOW_S = 64
 SUB_BUCKET_S = WINDOW_S / 64
@@ -400,3 +400,14 @@ def test_threads_together_get_no_more_than_one_alone() -> None:
         sys.setswitchinterval(before)
     stats = limiter.describe()
     assert sum(admitted) == 4000 == stats["allowed"] == stats["refused"]
+
+
+@pytest.mark.anyio
+async def test_keys_that_spent_are_told_by_account() -> None:
+    storage = MemoryStorage()
+    for key in ("a", "b", "c"):
+        await storage.decide("one", key, [Quota("minute", 3, 60.0)], 1, spend=True)
+
+    assert sorted(await storage.keys("one", 10)) == ["a", "b", "c"]
+    assert len(await storage.keys("one", 2)) == 2
+    assert await storage.keys("other", 10) == []

@@ -222,6 +222,21 @@ async def test_accounts_and_keys_share_nothing(storage: RedisStorage, client: Re
     assert client.dbsize() == len(pairs)
 
 
+@pytest.mark.parametrize("account", ["limit", "a*b?[c]", "ip:%;x", "é"])
+async def test_keys_that_spent_are_told_by_account(
+    storage: RedisStorage, client: Redis, account: str
+) -> None:
+    del client  # it emptied the server
+    keys = {"192.0.2.7", "2001:db8::/64", "device:shelf *", "a}b"}
+    for key in keys:
+        await storage.decide(account, key, [MINUTE], 1, spend=True)
+        await storage.decide(f"{account}x", f"{key}x", [MINUTE], 1, spend=True)
+    await storage.decide(account, "long" * 100, [MINUTE], 1, spend=True)
+
+    assert set(await storage.keys(account, 100)) == keys
+    assert len(await storage.keys(account, 2)) == 2
+
+
 async def test_a_key_has_one_hash_tag_and_a_bounded_length(
     storage: RedisStorage, client: Redis
 ) -> None:
