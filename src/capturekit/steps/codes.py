@@ -58,7 +58,8 @@ class Code:
     polygon: Polygon
     """Its corners in pixels of the upright picture, in order around it."""
     attempt: str
-    """The attempt that read it: ``fast``, ``default``, or one of ``ATTEMPTS``."""
+    """The attempt that read it: ``fast``, ``default``, or one of the
+    ``thorough`` ones: ``slanted``, a name in ``clearer.ATTEMPTS``, ``whole``."""
     gtin: str | None = None
     """Of EAN, UPC, ITF-14 and GS1 data, in the one form that names stock; see
     ``gtin.normal_form``. None when there is none, or its check digit is wrong."""
@@ -128,7 +129,7 @@ class ReadCodes(Chainable):
     - ``default`` adds small matrix codes, dark on light, and, when nothing was read at all,
       large or noisy bars in a third of the picture. Light on dark, modules need 4 px.
     - ``thorough`` turns slanted bars upright, and adds what ``clearer.ATTEMPTS`` makes of the
-      places that are left.
+      places that are left. When nothing was read at all, zxing then sees the whole picture.
 
     Bar codes are read when tilted by up to 20 degrees if their narrowest bars have 3 px, by 10
     at 2 px, and by ``thorough`` at any angle; QR codes always are. What is read twice in one
@@ -205,8 +206,6 @@ class _Search:
                 self._read("default", small, self._wanted.bars, turns=True)
 
     def thorough(self) -> None:
-        if not self.found:
-            self._read_all_ways()
         nothing = not self.found
         share = 1.0 if nothing else clearer.BESIDE_OTHERS
         self._read_slanted(share)
@@ -216,6 +215,8 @@ class _Search:
             left = self._left(self._regions.busy, 3)
             for view in clearer.places(self._gray, self._regions, left, share * attempt.most):
                 self._read(name, attempt.make(view), self._wanted.all, turns=True)
+        if not self.found:
+            self._read_all_ways()
 
     def _read_slanted(self, share: float) -> None:
         if self._wanted.bars is None:

@@ -25,8 +25,14 @@ MIXED = (
 )
 
 
-def read(*labels: Label, step: ReadCodes | None = None, noise: float = 3) -> Codes:
-    frame = Frame.open(jpeg(shelf(*labels, noise=noise)))
+def read(
+    *labels: Label,
+    step: ReadCodes | None = None,
+    noise: float = 3,
+    width: int = 1600,
+    height: int = 1200,
+) -> Codes:
+    frame = Frame.open(jpeg(shelf(*labels, noise=noise, width=width, height=height)))
     return (step or ReadCodes())(frame).find(Codes)
 
 
@@ -188,6 +194,27 @@ def test_thorough_tells_which_attempt_found_a_small_blurred_code() -> None:
 
     assert len(ReadCodes()(frame).find(Codes)) == 0
     assert (code.text, code.attempt) == (scene.codes[0].text, "sharpened")
+
+
+def test_a_large_slanted_code_lies_where_it_is_though_it_is_read_smaller() -> None:
+    label = Label(ean13(400638133393), degrees=40, module_px=9)
+
+    [code] = read(label, step=ReadCodes(effort="thorough"), width=1800, height=1500)
+
+    assert (code.text, code.attempt) == (label.text, "slanted")
+    middle = [sum(values) / 4 for values in zip(*code.polygon, strict=True)]
+    at = 20 + len(label.pixels()) / 2
+    assert math.dist(middle, (at, at)) < 36
+
+
+def test_when_nothing_else_reads_thorough_shows_zxing_the_whole_picture() -> None:
+    inverted = 255 - drawn("BOX-17", "DataMatrix", 3)
+    scene = cv2.copyMakeBorder(inverted, 600, 300, 700, 500, cv2.BORDER_CONSTANT, value=230)
+    frame = Frame.from_pixels(np.asarray(scene, np.uint8))
+
+    [code] = ReadCodes(EVERY, effort="thorough")(frame).find(Codes)
+
+    assert (code.text, code.attempt) == ("BOX-17", "whole")
 
 
 def test_only_the_formats_asked_for_are_read() -> None:
