@@ -59,7 +59,7 @@ class Code:
     """Its corners in pixels of the upright picture, in order around it."""
     attempt: str
     """The attempt that read it: ``fast``, ``default``, or one of the
-    ``thorough`` ones: ``slanted``, a name in ``clearer.ATTEMPTS``, ``whole``."""
+    ``thorough`` ones: ``inverted``, ``slanted``, a name in ``clearer.ATTEMPTS``, ``whole``."""
     gtin: str | None = None
     """Of EAN, UPC, ITF-14 and GS1 data, in the one form that names stock; see
     ``gtin.normal_form``. None when there is none, or its check digit is wrong."""
@@ -129,7 +129,8 @@ class ReadCodes(Chainable):
     - ``default`` adds small matrix codes, dark on light, and, when nothing was read at all,
       large or noisy bars in a third of the picture. Light on dark, modules need 4 px.
     - ``thorough`` turns slanted bars upright, and adds what ``clearer.ATTEMPTS`` makes of the
-      places that are left. When nothing was read at all, zxing then sees the whole picture.
+      places that are left. When nothing was read at all, zxing then sees the whole picture;
+      else small codes light on dark are read too if other matrix codes than QR are wanted.
 
     Bar codes are read when tilted by up to 20 degrees if their narrowest bars have 3 px, by 10
     at 2 px, and by ``thorough`` at any angle; QR codes always are. What is read twice in one
@@ -198,8 +199,8 @@ class _Search:
     def default(self) -> None:
         # Where zxing looks for a Data Matrix depends on the cut: a low one may need a close one.
         if self._scale > 1 or not self._wanted.only_qr:
-            for box in self._regions.parts(self._small_left()):
-                self._read_matrix("default", scan.cut(self._gray, box), inverts=False)
+            for view in self._small_views():
+                self._read_matrix("default", view, inverts=False)
         if self._wanted.bars is not None and not self.found:
             for box in self._regions.bounds(self._regions.upright | self._regions.lying):
                 small = scan.enlarged(self._halved(box), self._scale / 3)
@@ -207,6 +208,9 @@ class _Search:
 
     def thorough(self) -> None:
         nothing = not self.found
+        if self._scale > 1 and not (nothing or self._wanted.only_qr):
+            for view in self._small_views():
+                self._read_matrix("inverted", scan.inverted(view), inverts=False)
         share = 1.0 if nothing else clearer.BESIDE_OTHERS
         self._read_slanted(share)
         for name, attempt in clearer.ATTEMPTS.items():
@@ -217,6 +221,9 @@ class _Search:
                 self._read(name, attempt.make(view), self._wanted.all, turns=True)
         if not self.found:
             self._read_all_ways()
+
+    def _small_views(self) -> list[View]:
+        return [scan.cut(self._gray, box) for box in self._regions.parts(self._small_left())]
 
     def _read_slanted(self, share: float) -> None:
         if self._wanted.bars is None:

@@ -93,6 +93,11 @@ def every_second(view: View) -> View:
     return View(view.pixels[::2], to_picture)
 
 
+def inverted(view: View) -> View:
+    """The view with light for dark."""
+    return View(np.asarray(cv2.bitwise_not(view.pixels), np.uint8), view.to_picture)
+
+
 def mirrored(view: View) -> View:
     """The view mirrored at its diagonal: columns are then read as rows."""
     to_picture = view.to_picture[:, [1, 0, 2]]

@@ -208,13 +208,27 @@ def test_a_large_slanted_code_lies_where_it_is_though_it_is_read_smaller() -> No
 
 
 def test_when_nothing_else_reads_thorough_shows_zxing_the_whole_picture() -> None:
-    inverted = 255 - drawn("BOX-17", "DataMatrix", 3)
-    scene = cv2.copyMakeBorder(inverted, 600, 300, 700, 500, cv2.BORDER_CONSTANT, value=230)
-    frame = Frame.from_pixels(np.asarray(scene, np.uint8))
-
-    [code] = ReadCodes(EVERY, effort="thorough")(frame).find(Codes)
+    [code] = ReadCodes(EVERY, effort="thorough")(inverted_beside()).find(Codes)
 
     assert (code.text, code.attempt) == ("BOX-17", "whole")
+
+
+def test_thorough_reads_small_light_codes_on_dark_beside_others() -> None:
+    frame = inverted_beside(drawn(TEXT, "EAN13", 3))
+
+    codes = ReadCodes(EVERY, effort="thorough")(frame).find(Codes)
+
+    assert {code.text: code.attempt for code in codes} == {TEXT: "fast", "BOX-17": "inverted"}
+    assert len(ReadCodes(EVERY)(frame).find(Codes)) == 1
+
+
+def inverted_beside(*others: np.ndarray) -> Frame:
+    """A small Data Matrix, light on dark, in a picture with these others."""
+    scene = np.full((1200, 1600), 230, np.uint8)
+    for at, paper in enumerate((255 - drawn("BOX-17", "DataMatrix", 2), *others)):
+        y, x = 700 - 400 * at, 800 - 400 * at
+        scene[y : y + paper.shape[0], x : x + paper.shape[1]] = paper
+    return Frame.from_pixels(scene)
 
 
 def test_only_the_formats_asked_for_are_read() -> None:
