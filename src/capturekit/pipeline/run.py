@@ -22,10 +22,11 @@ from capturekit.picture import (
     Pixels,
     decode,
 )
-from capturekit.pipeline import batch, form
+from capturekit.pipeline.batch import Mode, run_many
 from capturekit.pipeline.deadline import in_time
 from capturekit.pipeline.explain import Explanation, explain
 from capturekit.pipeline.fingerprint import FINGERPRINT_FORMAT, described_stage, fingerprint
+from capturekit.pipeline.form import document_of, read_document
 from capturekit.pipeline.plan import Plan, PlannedStage, make_plan
 from capturekit.pipeline.result import Result, RunError, StepReport, Stopped, TracedPicture
 from capturekit.pipeline.source import Source, read, taken
@@ -192,7 +193,7 @@ class ProcessingPipeline:
         sources: Iterable[Source],
         *,
         workers: int | None = None,
-        mode: batch.Mode = "threads",
+        mode: Mode = "threads",
         ordered: bool = True,
         progress: Callable[[int], None] | None = None,
         should_stop: Callable[[], bool] = _never,
@@ -211,7 +212,7 @@ class ProcessingPipeline:
         ``should_stop`` is true no picture is begun; in threads, runs end before their next step.
         What reading the sources raises comes after the results of those before.
         """
-        return batch.run_many(
+        return run_many(
             self,
             sources,
             workers=workers,
@@ -237,7 +238,7 @@ class ProcessingPipeline:
         Raises TypeError, naming the step, for one that cannot be written: a closure, or a
         class whose parameters are no plain values.
         """
-        return form.document_of(self)
+        return document_of(self)
 
     @classmethod
     def from_json(cls, document: Json | str) -> "ProcessingPipeline":
@@ -245,7 +246,7 @@ class ProcessingPipeline:
 
         Raises ConfigError. A document names code to import: read only those you trust.
         """
-        return cls(**form.read_document(document))
+        return cls(**read_document(document))
 
 
 class _Run:
