@@ -138,8 +138,8 @@ class ReadCodes(Chainable):
     zxing's own.
 
     zxing takes equal bar codes straight above each other, with less than half their length
-    between them, for one; ``stacks`` tells them apart again when at least 3 % of their length
-    is between them.
+    between them, for one; ``stacks`` tells them apart again when at least 4 % of the length of
+    their bars is between them. At 3 % every second stack still counts as one label.
     """
 
     name: ClassVar[str] = "codes"
@@ -272,8 +272,8 @@ class _Search:
                 self.found.extend(self._labels(code))
 
     def _labels(self, code: Code) -> list[Code]:
-        """Each label of a stack that was read as one."""
-        if code.format in MATRIX:
+        """Each label of a stack that was read as one. Rows of one code are no labels."""
+        if code.format in MATRIX or "Stk" in code.format:
             return [code]
         return [replace(code, polygon=polygon) for polygon in labels(self._gray, code.polygon)]
 

@@ -74,6 +74,32 @@ def test_labels_in_a_stack_are_counted_at_other_distances(gap_px: int) -> None:
     assert texts(stacked(gap_px)) == Counter([TEXT] * 4)
 
 
+@pytest.mark.parametrize("share", [0.04, 0.06])
+@pytest.mark.parametrize(("text", "format"), [("BOX-1754", "Code128"), ("10614141000415", "ITF")])
+def test_other_formats_in_a_close_stack_are_all_counted(
+    text: str, format: str, share: float
+) -> None:
+    code = drawn(text, format, 2)[10:-10, 10:-10]
+    inked = np.flatnonzero((code == 0).any(axis=0))
+    gap = np.full((math.ceil(share * np.ptp(inked)), code.shape[1]), 255, np.uint8)
+    stack = np.vstack([code, gap, code, gap, code])
+    scene = cv2.copyMakeBorder(stack, 60, 60, 60, 60, cv2.BORDER_CONSTANT, value=255)
+
+    codes = ReadCodes((*RETAIL, "ITF"))(Frame.from_pixels(np.asarray(scene, np.uint8))).find(Codes)
+
+    assert texts(codes) == Counter([text] * 3)
+
+
+def test_a_code_of_stacked_rows_is_one_label() -> None:
+    text = "(01)09501101530003(10)AB-12345"
+    label = drawn(text, "DataBarExpStk", 3)
+    scene = cv2.copyMakeBorder(label, 60, 60, 60, 60, cv2.BORDER_CONSTANT, value=255)
+
+    codes = ReadCodes(("DataBarExpStk",))(Frame.from_pixels(np.asarray(scene, np.uint8)))
+
+    assert texts(codes.find(Codes)) == Counter([text])
+
+
 @pytest.mark.parametrize("row", [30, 60, 75])
 def test_a_crease_does_not_make_two_labels_of_one(row: int) -> None:
     code = np.array(zxingcpp.create_barcode(TEXT, zxingcpp.BarcodeFormat.EAN13).to_image(scale=2))
