@@ -3,7 +3,7 @@
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any, cast
 
@@ -36,6 +36,7 @@ from capturekit.picture.rim import guarded
 
 MAX_PNG_CHUNKS = 20_000
 """At the usual 8 KiB a chunk that is 160 MiB."""
+_PNG_FIRST_BODY = 16
 MAX_GIF_STEPS = 250_000
 """Blocks and pieces of blocks, all frames. Pillow reads those of comments one by one in
 Python, about 1 microsecond each. 60 MB at the usual 255 bytes a piece."""
@@ -49,20 +50,34 @@ MAX_TIFF_STRIPS = 32_768
 
 def _check_png(data: bytes, max_pixels: int) -> int:
     """Walk the chunks and their checksums; Pillow checks none in the pixel data."""
-    position = 8
-    for _ in range(MAX_PNG_CHUNKS):
-        kind = data[position + 4 : position + 8]
-        body_end = position + 8 + int.from_bytes(data[position : position + 4])
-        (expected,) = struct.unpack_from(">I", data, body_end)
-        if zlib.crc32(memoryview(data)[position + 4 : body_end]) != expected:
+    for kind, start, end in _png_chunks(data):
+        (expected,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(memoryview(data)[start - 4 : end]) != expected:
             raise DamagedImage(f"the PNG's {kind!r} chunk is not what was written")
-        if position == 8:
-            width, height = struct.unpack_from(">II", data, 16)
+        if start == _PNG_FIRST_BODY:
+            width, height = struct.unpack_from(">II", data, start)
             check_pixels(width, height, max_pixels)
-        position = body_end + 4
         if kind == b"IEND":
-            return position
+            return end + 4
     raise TooComplex(f"the PNG has more than {MAX_PNG_CHUNKS} chunks")
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Type and place of each up to the last, and no more than MAX_PNG_CHUNKS."""
+    start, kind = _PNG_FIRST_BODY, b""
+    for _ in range(MAX_PNG_CHUNKS):
+        if kind == b"IEND":
+            return
+        kind = data[start - 4 : start]
+        end = start + int.from_bytes(data[start - 8 : start - 4])
+        yield kind, start, end
+        start = end + 12
+
+
+def _png_exif(data: bytes) -> bytes:
+    """The first EXIF block, also one after the pixels, which Pillow reads only with them."""
+    found = (data[start:end] for kind, start, end in _png_chunks(data) if kind == b"eXIf")
+    return next(found, b"")
 
 
 def _check_gif(data: bytes, max_pixels: int) -> int:
@@ -181,7 +196,7 @@ def probe_other(name: str, data: bytes, max_pixels: int) -> Probe:
         raise DamagedImage(f"the {name.upper()} is cut") from error
     image = guarded(lambda: opener(BytesIO(data)))
     check_pixels(*image.size, max_pixels)
-    exif, orientation = image.info.get("exif"), 1
+    exif, orientation = _png_exif(data) if name == "png" else image.info.get("exif"), 1
     # Its decoder turns a TIFF or HEIC itself, and tells its size so.
     if isinstance(exif, bytes) and name not in ("tiff", "heic"):
         orientation = exif_orientation(exif.removeprefix(b"Exif\0\0"))

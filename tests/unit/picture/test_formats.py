@@ -1,4 +1,5 @@
 import sys
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -125,6 +126,68 @@ def test_a_webp_of_very_many_chunks_is_refused() -> None:
     data = b"RIFF" + (4 + len(body)).to_bytes(4, "little") + b"WEBP" + body
     with pytest.raises(TooComplex):
         inspect(data)
+
+
+# PNG
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+
+def exif(orientation: int) -> bytes:
+    block = Image.Exif()
+    block[0x0112] = orientation
+    return chunk(b"eXIf", block.tobytes().removeprefix(b"Exif\0\0"))
+
+
+def png_with(chunks: bytes, before: bytes) -> bytes:
+    """A PNG of 60 x 40 with these chunks before its first of the other type."""
+    data = encoded(small(1, 60, 40), "PNG")
+    at = data.index(before) - 4
+    return data[:at] + chunks + data[at:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+def test_a_png_is_turned_by_an_exif_chunk_anywhere(before: bytes, orientation: int) -> None:
+    data = png_with(exif(orientation), before)
+    image = Image.open(BytesIO(data))
+    image.load()
+    expected = np.asarray(ImageOps.exif_transpose(image))[:, :, ::-1]
+
+    picture = decode(data)
+
+    assert np.array_equal(picture.pixels, expected)
+    assert inspect(data) == verify(data) == picture.info
+    assert (picture.info.height, picture.info.width) == expected.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "size"),
+    [
+        (exif(6) + exif(1), (40, 60)),
+        (exif(1) + exif(6), (60, 40)),
+        (chunk(b"eXIf", b"no such thing"), (60, 40)),
+        (chunk(b"eXIf", b""), (60, 40)),
+        (chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff"), (60, 40)),
+    ],
+    ids=["first is turned", "first is not", "garbage", "empty", "points outside"],
+)
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+def test_the_first_exif_chunk_of_a_png_counts_if_it_can_be_read(
+    chunks: bytes, size: tuple[int, int], before: bytes
+) -> None:
+    data = png_with(chunks, before)
+
+    picture = decode(data)
+
+    assert (picture.info.width, picture.info.height) == size
+    assert inspect(data) == verify(data) == picture.info
+
+
+def test_an_exif_chunk_behind_the_end_of_a_png_is_not_its() -> None:
+    assert inspect(encoded(small(1, 60, 40), "PNG") + exif(6)).width == 60
 
 
 # Pixels are converted in bands
