@@ -17,6 +17,7 @@ from capturekit.picture import Pixels
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; the last two are outside."""
+Corners: TypeAlias = tuple[Point, Point, Point, Point]
 Mask: TypeAlias = NDArray[np.uint8]
 """(rows, columns) of cells, 1 where the answer is yes."""
 Floats: TypeAlias = NDArray[np.float32]
@@ -71,14 +72,14 @@ class Regions:
         off = np.abs((self.degrees + 45) % 90 - 45)
         return np.asarray((self.upright | self.lying) & (off >= SLANTED_FROM), np.uint8)
 
-    def uncovered(self, mask: Mask, outlines: Iterable[tuple[Point, ...]], rim: int = 1) -> Mask:
+    def uncovered(self, mask: Mask, outlines: Iterable[Corners], rim: int = 1) -> Mask:
         """The mask without the cells of what has been read, and ``rim`` cells around it."""
         covered = np.zeros_like(mask)
-        for outline in outlines:
-            corners = np.array(outline)
-            middle = corners.mean(axis=0)
-            cells = (middle + 1.1 * (corners - middle)) / self.cell_px - 0.5
-            cv2.fillConvexPoly(covered, np.rint(cells).astype(np.int32), 1)
+        corners = np.array([*outlines], np.float64).reshape(-1, 4, 2)
+        middles = corners.mean(axis=1, keepdims=True)
+        cells = (middles + 1.1 * (corners - middles)) / self.cell_px - 0.5
+        for outline in np.rint(cells).astype(np.int32):
+            cv2.fillConvexPoly(covered, outline, 1)
         covered = np.asarray(cv2.dilate(covered, _THREE, iterations=rim), np.uint8)
         return np.asarray(mask & (covered == 0), np.uint8)
 

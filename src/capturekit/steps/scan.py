@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from capturekit.frame import Point
 from capturekit.picture import Pixels
-from capturekit.steps.regions import Box
+from capturekit.steps.regions import Box, Corners
 
 Map: TypeAlias = NDArray[np.float64]
 """2 x 3: multiplies (x, y, 1) of a view into the x and y of the picture."""
-Corners: TypeAlias = tuple[Point, Point, Point, Point]
 
 LINES: Final = 512
 """zxing reads every row of a view with fewer than twice as many rows; of larger ones about as

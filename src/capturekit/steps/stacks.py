@@ -43,7 +43,10 @@ def labels(gray: Pixels, polygon: Polygon) -> list[Polygon]:
     if lines is None or lines.shape[0] < (2 * LEAST_LABEL + LEAST_GAP) * lines.shape[1]:
         return [polygon]
     length, height = lines.shape[1], lines.shape[0]
-    runs = _runs(_shows_bars(lines), max(LEAST_GAP_PX, round(LEAST_GAP * length)))
+    shown = _shows_bars(lines)
+    if shown.all():
+        return [polygon]
+    runs = _runs(shown, max(LEAST_GAP_PX, round(LEAST_GAP * length)))
     runs = [(start, end) for start, end in runs if end - start >= LEAST_LABEL * length]
     heights = [end - start for start, end in runs]
     if len(runs) < 2 or min(heights) < ALIKE * max(heights):
