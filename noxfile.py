@@ -47,7 +47,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Every test, end to end included, with branch coverage. A skip is a failure."""
-    install(session, "-e", TESTED, groups=("tests", "browser"))
+    install(session, "-e", TESTED, groups=("tests", "frameworks", "browser"))
     session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
     session.run("coverage", "erase")
     run = ("coverage", "run", "-m", "pytest", "--no-skips", "-n", "2", *session.posargs)
@@ -73,7 +73,7 @@ def tests_bare(session: nox.Session) -> None:
 @nox.session
 def tests_all(session: nox.Session) -> None:
     """All extras get on with each other."""
-    install(session, "-e", ".[all]", groups=("tests",))
+    install(session, "-e", ".[all]", groups=("tests", "frameworks"))
     if session.venv_backend == "uv":
         session.run("uv", "pip", "check")
     else:
@@ -92,7 +92,8 @@ def lowest(session: nox.Session) -> None:
     """The lower bounds in pyproject.toml are true. Only on Python 3.11, as they are its."""
     if session.venv_backend != "uv" or sys.version_info[:2] != (3, 11):
         session.skip("needs uv, and Python 3.11")
-    install(session, "--resolution", "lowest-direct", "-e", TESTED, groups=("tests",))
+    groups = ("tests", "frameworks")
+    install(session, "--resolution", "lowest-direct", "-e", TESTED, groups=groups)
     session.run("pytest", "-n", "2", "tests/unit", "tests/contract", *session.posargs)
 
 
@@ -110,7 +111,8 @@ def wheel(session: nox.Session) -> None:
     with session.chdir(built):
         session.run("capturekit", "--help", silent=True)
         session.run("capturekit", "demo", "--seconds", "5", "--headless", "--json")
-    install(session, f"capturekit[{EXTRAS}] @ {file.as_uri()}", groups=("tests",))
+    groups = ("tests", "frameworks")
+    install(session, f"capturekit[{EXTRAS}] @ {file.as_uri()}", groups=groups)
     session.run("pytest", "-n", "2", "tests/unit", *session.posargs)
 
 
@@ -127,7 +129,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Every benchmark, one after the other, each with its table."""
-    install(session, "-e", TESTED, groups=("tests", "peers"))
+    install(session, "-e", TESTED, groups=("tests", "frameworks", "peers"))
     session.env["PYTHONPATH"] = str(ROOT)
     for file in sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py")):
         session.run("python", str(file), *session.posargs)

@@ -83,8 +83,14 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_setting_of_a_later_version_is_refused_by_name(tmp_path: Path) -> None:
-    text = _start_refused(tmp_path, CAPTUREKIT_REDIS_URL="redis://localhost")
+    text = _start_refused(tmp_path, CAPTUREKIT_DATABASE_URL="postgresql://localhost")
+    assert "CAPTUREKIT_DATABASE_URL" in text
+
+
+def test_a_redis_url_that_is_none_is_refused_without_its_password(tmp_path: Path) -> None:
+    text = _start_refused(tmp_path, CAPTUREKIT_REDIS_URL="rediz://:secret@localhost")
     assert "CAPTUREKIT_REDIS_URL" in text
+    assert "secret" not in text
 
 
 def test_the_database_is_as_the_code_expects(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,15 @@ def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
         assert process.poll() is None
 
 
+@pytest.fixture
+def heeded_interrupts() -> Iterator[None]:
+    """A shell starts what it runs in the background with interrupts ignored, and so on down."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interrupts")
 def test_an_interrupt_ends_within_one_step_with_130(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "hanging.py").write_text(HANGING)
     arguments = [str(folder), "--jobs", "1", "--pipeline", "hanging:pipeline"]
