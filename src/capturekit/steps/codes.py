@@ -192,8 +192,7 @@ class _Search:
                 self._read("fast", scan.whole_rows(self._gray, box), self._wanted.bars)
             for box in self._regions.bounds(self._regions.lying):
                 self._read("fast", scan.whole_columns(self._gray, box), self._wanted.bars)
-        left = self._left(self._matrix, 3) if self._scale > 1 else self._small_left()
-        for box in self._regions.bounds(left):
+        for box in self._regions.bounds(self._left(self._matrix, 3)):
             self._read_matrix("fast", self._halved(box), inverts=True)
 
     def default(self) -> None:
@@ -242,7 +241,10 @@ class _Search:
         return opened(left, side)
 
     def _small_left(self) -> Mask:
-        """Where a matrix code may be that is as low as a cell, or close to what was read."""
+        """Where a matrix code may be that is as low as a cell, or close to what was read.
+
+        Cells are larger where the scale is 2, and a rim would hide a low code between others.
+        """
         rim = 1 if self._wanted.only_qr or self._scale == 1 else 0
         return self._regions.uncovered(self._matrix, (code.polygon for code in self.found), rim)
 
