@@ -85,6 +85,37 @@ def test_pictures_that_would_wait_too_long_are_refused_for_now(tmp_path: Path) -
     assert {row["state"] for row in done} == {"completed"}
 
 
+def test_what_is_refused_for_other_reasons_is_not_let_in_first(tmp_path: Path) -> None:
+    settings = {
+        "CAPTUREKIT_RATE_LIMITS": "ingest=3/minute",
+        "CAPTUREKIT_PIPELINE": "tests.slow_steps:pipeline",
+        "CAPTUREKIT_CONCURRENCY": "1",
+        "CAPTUREKIT_TARGET_WAIT_S": "2",
+    }
+    with running_server(tmp_path / "data", **settings) as server:
+        hog, modest = server.add_device("hog"), server.add_device("modest")
+        hogged = [server.upload(hog, picture("4006381333931", str(n))) for n in range(40)]
+        strangers = [server.upload("no token", picture("4006381333931")) for _ in range(20)]
+        server.wait_until_processed()
+        other = server.upload(modest, picture("4006381333931"))
+
+    assert [answer.status_code for answer in hogged] == [200] * 3 + [429] * 37
+    assert {answer.status_code for answer in strangers} == {401}
+    assert other.status_code == 200
+
+
+def test_an_address_that_is_locked_out_can_still_be_let_in_again(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", CAPTUREKIT_RATE_LIMITS="ip=3/minute") as server:
+        assert statuses([server], 4) == [200] * 3 + [429]
+        stranger = httpx2.get(
+            f"{server.url}/v1/admin/limits", headers={"Authorization": "Bearer x"}
+        )
+        told = command(server, "reset", "ip", "ip:127.0.0.1")
+        after = statuses([server], 1)
+
+    assert (stranger.status_code, told.exit_code, after) == (429, 0, [200])
+
+
 def upload_until_refused(server: Server, token: str) -> tuple[int, httpx2.Response]:
     accepted = 0
     deadline = time.monotonic() + 30

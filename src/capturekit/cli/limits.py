@@ -93,9 +93,11 @@ def _detail(response: "httpx2.Response") -> str:
 def _print(told: dict[str, Any]) -> None:
     """Any: JSON of the server."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("limit", "rules", "scale", "key", "spent", "of", "resets in s")
+    names = ("limit", "rules", "scale", "key", "spent", "of", "resets in s")
+    # Folded, not cut: a key that is shown must be one that can be reset.
+    table = Table(*(Column(name, overflow="fold") for name in names))
     for limit in told["limits"]:
         head = (limit["name"], limit["rules"], f"{limit['scale']:.2f}")
         if not limit["usage"]:

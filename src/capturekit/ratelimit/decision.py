@@ -87,7 +87,10 @@ class Storage(Protocol):
         ...
 
     async def keys(self, account: str, most: int) -> list[str]:
-        """Up to so many keys that spent lately, in no order; those it cannot name are left out."""
+        """Up to so many keys that spent lately; those that it cannot name are left out.
+
+        Memory tells those that spent most, a server whichever it finds first.
+        """
         ...
 
     def count(self, account: str) -> int | None:

@@ -5,6 +5,7 @@ limiting in this process.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
@@ -23,7 +24,7 @@ OnFailure = Literal["open", "closed", "local"]
 DEADLINE_S = 0.25
 """For one decision. Far over a round trip, far under what a caller waits for an answer."""
 
-KEYS_DEADLINE_S = 5.0
+KEYS_DEADLINE_S = 1.0
 """For looking through keys, which only people ask for."""
 
 FAILURES_TO_OPEN = 5
@@ -146,11 +147,11 @@ class FailoverStorage:
     async def keys(self, account: str, most: int) -> list[str]:
         """See Storage; those of this process while the server does not answer."""
         # Looking through many keys takes longer than a decision may, and says nothing of it.
-        try:
-            async with asyncio.timeout(KEYS_DEADLINE_S):
-                return await self._storage.keys(account, most)
-        except (StorageError, TimeoutError):
-            return await self._fallback.keys(account, most)
+        with contextlib.suppress(StorageError, TimeoutError):
+            if self._breaker is Breaker.CLOSED:
+                async with asyncio.timeout(KEYS_DEADLINE_S):
+                    return await self._storage.keys(account, most)
+        return await self._fallback.keys(account, most)
 
     def count(self, account: str) -> int | None:
         """See Storage: what the wrapped storage says."""

@@ -25,6 +25,10 @@ NO_ADDRESS = "unknown"
 CACHED_PEERS = 4096
 """Addresses of connections that are read once: 0.2 kB each."""
 
+MAX_CLAIM = 8192
+"""Characters of a header that are looked at: some hundred hops. A longer one, which would take
+up to a second, counts as one that cannot be read."""
+
 _PAIR = re.compile(
     r"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([^\s",;]+|"(?:[^"\\]|\\.)*")[ \t]*([,;]|$)"""
 )
@@ -129,7 +133,10 @@ def _name(address: _Address) -> str:
 
 
 def _x_forwarded_for(lines: list[str]) -> list[str]:
-    return ",".join(lines).split(",") if lines else []
+    text = ",".join(lines)
+    if len(text) > MAX_CLAIM:
+        return [""]
+    return text.split(",") if lines else []
 
 
 def _forwarded(lines: list[str]) -> list[str]:
@@ -140,6 +147,8 @@ def _forwarded(lines: list[str]) -> list[str]:
     text = ", ".join(lines)
     hops: list[str] = []
     hop, at = "", 0
+    if len(text) > MAX_CLAIM:
+        return [""]
     while at < len(text):
         pair = _PAIR.match(text, at)
         if pair is None:

@@ -5,7 +5,7 @@ Small limits log exact times. Large ones round a time *up* to a sub-bucket, so t
 merge: the log stays short, and an entry counts a little too long, never too short.
 """
 
-import itertools
+import heapq
 import math
 import threading
 import time
@@ -29,7 +29,7 @@ class MemoryStorage:
     """A Storage for one process. Safe from several threads; no decision ever waits for I/O.
 
     A key costs 0.4 kB with one entry and at most 1.2 kB per window (1.5 kB where costs add
-    up to over 2^32). It is evicted only when all its entries have left the window. With
+    up to over 2^32, or for a while where the limit moved across EXACT_UP_TO). It is evicted only when all its entries have left the window. With
     ``max_keys`` live keys in a window, newcomers share one common log under the same limit
     until there is room: to forget a key would grant it quota, and to refuse newcomers would
     shut everyone out.
@@ -77,7 +77,8 @@ class MemoryStorage:
         with self._lock:
             books = self._accounts.get(account, {}).values()
             longest = max(books, key=lambda book: book.window_s, default=None)
-            return list(itertools.islice(longest.logs, most)) if longest else []
+            logs = longest.logs if longest else {}
+            return heapq.nlargest(most, logs, key=lambda key: logs[key].used)
 
     def count(self, account: str) -> int:
         """See Storage."""

@@ -72,7 +72,8 @@ class RateLimitMiddleware:
         exempt: Requests for which it says True meet no limit here, and no admission.
         admission: By route, ``"*"`` for the rest: asked after the limits, with the caller's
             key. When it says to wait, the answer is a 503. What the limits took stays spent,
-            so that they also hold those who try again at once.
+            so that they also hold those who try again at once. What the app refuses after
+            that was admitted all the same: where it refuses much, ask in the endpoint.
         members: Further members of the problem body of a refusal, by the scope of the request:
             the id that is in your log, for example. They may replace ours.
         x_headers: Also send the older ``X-RateLimit-*`` fields.
@@ -187,7 +188,9 @@ class _Routes(Generic[T]):
             for index, (its_method, path) in enumerate(self._routes)
             if its_method in taken
         ]
-        return re.compile("|".join(routes) or "(?!)")
+        # Starlette's patterns end with ``$``, which also stands before a last line break: a
+        # path with one finds its endpoint there, and must find its limit here.
+        return re.compile(rf"(?:{'|'.join(routes) or '(?!)'})\n?")
 
 
 def _limits(

@@ -79,6 +79,10 @@ class RedisStorage:
     connection. A connection that turns out closed is replaced once: the cost may then have
     been spent twice, never less than once.
 
+    Give it a server, or a database of one, with ``maxmemory-policy noeviction``: keys that it
+    evicts are quota granted. Refusals write nothing, so after a clock that stepped back a caller
+    may be told to wait longer than memory would say, never less.
+
     Connections belong to the event loop that made them; each loop has its own. ``aclose``
     closes those of the loop it is called in.
 
@@ -288,9 +292,13 @@ class _Pooled:
         try:
             await connection.send_packed_command(_packed(command))
             reply = await connection.read_response(disable_decoding=True)
-        except ResponseError:
-            # The server is there and said no: the reply was read to its end.
-            self._put_back(connection)
+        except ResponseError as error:
+            # The server is there and said no, and the reply was read to its end. Another one may
+            # have taken its place, though: only about these two would that say the same.
+            if isinstance(error, NoScriptError) or "WRONGTYPE" in str(error):
+                self._put_back(connection)
+            else:
+                await connection.disconnect(nowait=True)
             raise
         except BaseException:
             await connection.disconnect(nowait=True)

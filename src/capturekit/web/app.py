@@ -15,12 +15,14 @@ from starlette.types import Scope
 from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
 from capturekit.ratelimit import RateLimiter, RateLimitMiddleware, open_storage
+from capturekit.store import PrincipalKind
 from capturekit.web import admin, captures, dashboard, health, inventory, limits, problems
 from capturekit.web.auth import principal_of
 from capturekit.web.edge import Edge
 from capturekit.web.ingest import ingest
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+LIMITS_PATH: Final = "/v1/admin/limits"
 
 ROUTES: Final[tuple[tuple[str, str, Endpoint], ...]] = (
     ("POST", "/v1/ingest", ingest),
@@ -30,8 +32,8 @@ ROUTES: Final[tuple[tuple[str, str, Endpoint], ...]] = (
     ("POST", "/v1/admin/cancel-task/{task_id}", admin.cancel_task),
     ("GET", "/v1/admin/stats", admin.stats),
     ("GET", "/v1/admin/queue-info", admin.queue_info),
-    ("GET", "/v1/admin/limits", limits.show_limits),
-    ("DELETE", "/v1/admin/limits/{name}/{key:path}", limits.reset_limit),
+    ("GET", LIMITS_PATH, limits.show_limits),
+    ("DELETE", LIMITS_PATH + "/{name}/{key:path}", limits.reset_limit),
     ("GET", "/v1/captures", captures.list_captures),
     ("GET", "/v1/captures/{capture_id}", captures.show_capture),
     ("GET", "/v1/captures/{capture_id}/thumbnail", captures.show_thumbnail),
@@ -56,7 +58,6 @@ def create_app(kit: CaptureKit) -> Starlette:
     ]
     routes.append(Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")))
     limiters = _limiters(kit)
-    admission = {"POST /v1/ingest": kit.pressure.admission} if kit.pressure else {}
 
     app = Starlette(
         routes=routes,
@@ -66,9 +67,8 @@ def create_app(kit: CaptureKit) -> Starlette:
                 RateLimitMiddleware,
                 limits={"*": limiters["ip"]} if "ip" in limiters else {},
                 named=limiters,
-                identify=_device_of(kit),
+                exempt=_is_admin_of_limits(kit),
                 trusted_proxies=[str(network) for network in kit.settings.trusted_proxies],
-                admission=admission,
                 members=_request_id,
             ),
         ],
@@ -99,14 +99,16 @@ def _as_written() -> float:
     return 1.0
 
 
-def _device_of(kit: CaptureKit) -> Callable[[Scope], Awaitable[str | None]]:
-    """Names the caller by its verified token, for a fair share of what is let in."""
+def _is_admin_of_limits(kit: CaptureKit) -> Callable[[Scope], Awaitable[bool]]:
+    """Whether an admin asks for limits: what locks out an address must not lock out its remedy."""
 
-    async def identify(scope: Scope) -> str | None:
+    async def exempt(scope: Scope) -> bool:
+        if not scope["path"].removeprefix(scope.get("root_path", "")).startswith(LIMITS_PATH):
+            return False
         principal = await principal_of(scope, kit)
-        return f"{principal.kind}:{principal.device_id or ''}" if principal else None
+        return principal is not None and principal.kind is PrincipalKind.ADMIN
 
-    return identify
+    return exempt
 
 
 def _request_id(scope: Scope) -> Mapping[str, object]:

@@ -7,7 +7,7 @@ from capturekit.errors import NotAuthorized
 from capturekit.kit import CaptureKit
 from capturekit.ratelimit import spend
 from capturekit.store import Principal, PrincipalKind
-from capturekit.web.problems import Problem
+from capturekit.web.problems import Overloaded, Problem
 
 REFUSAL = "the token is missing, wrong or revoked"
 """One text for all three and for an unknown device: it tells a guesser nothing."""
@@ -54,4 +54,19 @@ async def spend_limit(request: Request, name: str, principal: Principal) -> None
     Raises RateLimitExceeded.
     """
     if name in kit_of(request).settings.rate_limits:
-        await spend(request.scope, name, f"{principal.kind}:{principal.device_id or ''}")
+        await spend(request.scope, name, _name(principal))
+
+
+async def admit(request: Request, principal: Principal) -> None:
+    """Let one more picture in, unless it would wait too long. Raises Overloaded.
+
+    Asked last, when nothing else can refuse it: what is admitted counts as a job to come.
+    """
+    pressure = kit_of(request).pressure
+    wait_s = await pressure.admission.admit(_name(principal)) if pressure else None
+    if wait_s is not None:
+        raise Overloaded(wait_s)
+
+
+def _name(principal: Principal) -> str:
+    return f"{principal.kind}:{principal.device_id or ''}"

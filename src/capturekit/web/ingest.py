@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from capturekit.errors import NotAuthorized
 from capturekit.kit import Upload
 from capturekit.store import Principal, PrincipalKind
-from capturekit.web.auth import REFUSAL, bearer_token, kit_of, principal_of, spend_limit
+from capturekit.web.auth import REFUSAL, admit, bearer_token, kit_of, principal_of, spend_limit
 from capturekit.web.form import Form, read_form
 from capturekit.web.problems import Problem
 
@@ -33,8 +33,9 @@ async def ingest(request: Request) -> Response:
     form = await read_form(request, "image", kit.settings.max_upload_bytes)
     if principal is None:
         principal = await _by_form_token(request, form)
-    device_id = _device_of(principal, form)
-    capture, is_duplicate = await kit.receive(_upload(request, form, device_id))
+    upload = _upload(request, form, _device_of(principal, form))
+    await admit(request, principal)
+    capture, is_duplicate = await kit.receive(upload)
     return JSONResponse(
         {
             "status": "stored",

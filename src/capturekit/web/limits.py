@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
@@ -12,6 +12,9 @@ from capturekit.errors import Unknown
 from capturekit.ratelimit import RateLimiter
 from capturekit.web.auth import kit_of, require_admin
 from capturekit.web.query import parse_query
+
+LOOKED_AT: Final = 300
+"""Keys among which the fullest are looked for; each is a trip where limits are in Redis."""
 
 
 class LimitsQuery(BaseModel):
@@ -47,7 +50,8 @@ def _limiters(request: Request) -> Mapping[str, RateLimiter]:
 
 
 async def _told(limiter: RateLimiter, most: int) -> dict[str, object]:
-    spent = [(key, await limiter.peek(key)) for key in await limiter.keys(most)]
+    keys = await limiter.keys(max(most, LOOKED_AT))
+    spent = [(key, await limiter.peek(key)) for key in keys]
     spent.sort(key=lambda pair: (pair[1].remaining / max(pair[1].limit, 1), pair[0]))
     usage = [
         {
@@ -57,6 +61,6 @@ async def _told(limiter: RateLimiter, most: int) -> dict[str, object]:
             "window_s": decision.window_s,
             "reset_s": round(decision.reset_s, 3),
         }
-        for key, decision in spent
+        for key, decision in spent[:most]
     ]
     return {**limiter.describe(), "usage": usage}

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit import errors
-from capturekit.ratelimit import RateLimitExceeded, refusal
+from capturekit.ratelimit import RateLimitExceeded, Refusal, overloaded, refusal
 
 TYPE_PREFIX: Final = "urn:capturekit:problem:"
 RETRY_AFTER_S: Final = "5"
@@ -49,6 +49,14 @@ class Problem(Exception):
         self.status, self.kind, self.detail = status, kind, detail
         self.headers = dict(headers or {})
         self.members = dict(members or {})
+
+
+class Overloaded(Exception):
+    """A picture that would wait too long for its turn; ``retry_after_s`` from now it may not."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"try again in {retry_after_s:.1f} s")
+        self.retry_after_s = retry_after_s
 
 
 def problem_response(request: Request, problem: Problem) -> Response:
@@ -122,16 +130,24 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 async def _handle_limit(request: Request, error: Exception) -> Response:
     assert isinstance(error, RateLimitExceeded)  # noqa: S101  # starlette chose by the type
-    answer = refusal(error.decision, request.url.path)
-    told = answer.problem
+    return _as_the_limiter_says(request, refusal(error.decision, request.url.path))
+
+
+async def _handle_overload(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Overloaded)  # noqa: S101  # starlette chose by the type
+    return _as_the_limiter_says(request, overloaded(error.retry_after_s, request.url.path))
+
+
+def _as_the_limiter_says(request: Request, answer: Refusal) -> Response:
+    """Its refusal in the form of ours. RateLimit fields are added further out."""
+    own = ("status", "detail", "instance")
     problem = Problem(
         answer.status,
-        "quota-exceeded",
-        told["detail"],
+        "limited",
+        answer.problem["detail"],
         headers={"Retry-After": dict(answer.fields)["Retry-After"]},
-        members={"type": told["type"], "violated-policies": told["violated-policies"]},
+        members={name: value for name, value in answer.problem.items() if name not in own},
     )
-    # The RateLimit fields are added further out, by the middleware.
     return problem_response(request, problem)
 
 
@@ -140,5 +156,6 @@ HANDLERS: Final[Mapping[type[Exception], Handler]] = {
     errors.CaptureKitError: _handle,
     Problem: _handle,
     RateLimitExceeded: _handle_limit,
+    Overloaded: _handle_overload,
 }
 """What starlette calls for the errors that routes raise."""

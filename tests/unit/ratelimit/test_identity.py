@@ -37,6 +37,13 @@ def test_several_lines_of_a_header_are_one_list() -> None:
     assert seen(PROXY, *lines) == "203.0.113.9"
 
 
+@pytest.mark.parametrize("form", ["X-Forwarded-For: 10.1.1.1,", "Forwarded: for=10.1.1.1,"])
+def test_a_header_of_endless_hops_is_not_read(form: str) -> None:
+    name, _, hop = form.partition(": ")
+    assert seen(PROXY, (name, hop * 100 + hop.strip(",").replace("10.1", "203.0"))) == "203.0.1.1"
+    assert seen(PROXY, (name, hop * 5000 + hop.strip(",").replace("10.1", "203.0"))) == PROXY
+
+
 def test_when_all_hops_are_trusted_the_farthest_is_the_client() -> None:
     assert seen(PROXY, ("X-Forwarded-For", "10.3.3.3, 10.2.2.2")) == "10.3.3.3"
 

@@ -411,3 +411,13 @@ async def test_keys_that_spent_are_told_by_account() -> None:
     assert sorted(await storage.keys("one", 10)) == ["a", "b", "c"]
     assert len(await storage.keys("one", 2)) == 2
     assert await storage.keys("other", 10) == []
+
+
+@pytest.mark.anyio
+async def test_the_keys_that_spent_most_are_told_first() -> None:
+    storage = MemoryStorage()
+    for number in range(50):
+        await storage.decide("one", f"k{number}", [Quota("minute", 99, 60.0)], 1, spend=True)
+    await storage.decide("one", "hog", [Quota("minute", 99, 60.0)], 7, spend=True)
+
+    assert (await storage.keys("one", 3))[0] == "hog"

@@ -46,6 +46,16 @@ async def test_a_route_is_its_own_method_and_its_whole_path() -> None:
     assert (await get(app, "/v1/admin/process-capture/1", "POST")).status == 429
 
 
+async def test_a_line_break_at_the_end_of_a_path_finds_the_same_limit() -> None:
+    async def endpoint(_: Request) -> Response:
+        return PlainTextResponse("here")
+
+    inner = Starlette(routes=[Route("/lit", endpoint)])
+    app = RateLimitMiddleware(inner, limits={"GET /lit": limiter("2/minute")})
+    statuses = [(await get(app, path)).status for path in ("/lit\n", "/lit", "/lit\n", "/lit\n\n")]
+    assert statuses == [200, 200, 429, 404]
+
+
 async def test_a_route_without_a_method_takes_all_and_a_path_takes_slashes() -> None:
     app = RateLimitMiddleware(hello, limits={"/files/{rest:path}": limiter("0/minute")})
     assert (await get(app, "/files/a/b.c", "DELETE")).status == 429
