@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.made_pictures import picture
 from tests.servers import ADMIN_TOKEN, Server, running_server
@@ -102,6 +103,33 @@ def test_what_is_refused_for_other_reasons_is_not_let_in_first(tmp_path: Path) -
     assert [answer.status_code for answer in hogged] == [200] * 3 + [429] * 37
     assert {answer.status_code for answer in strangers} == {401}
     assert other.status_code == 200
+
+
+def test_metrics_tell_what_was_decided(tmp_path: Path, redis: RedisServer) -> None:
+    settings = {
+        "CAPTUREKIT_REDIS_URL": f"unix://{redis.socket}",
+        "CAPTUREKIT_RATE_LIMITS": "ingest=2/minute, ip=100/minute",
+    }
+    with running_server(tmp_path / "data", **settings) as server:
+        token = server.add_device("shelf")
+        for number in range(3):
+            server.upload(token, picture("4006381333931", str(number)))
+        redis.kill()
+        server.upload(token, picture("4006381333931"))
+        answer = httpx2.get(f"{server.url}/metrics")
+
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    samples = {
+        (sample.name, sample.labels.get("route"), sample.labels.get("decision")): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    decisions = "capturekit_ratelimit_decisions_total"
+    assert samples[decisions, "ingest", "refused"] == 1
+    assert samples[decisions, "ingest", "allowed"] == 3
+    assert samples[decisions, "admission", "allowed"] == 3
+    assert samples["capturekit_ratelimit_scale_ratio", "ingest", None] == 1
+    assert samples["capturekit_ratelimit_backend_errors_total", None, None] >= 1
 
 
 def test_an_address_that_is_locked_out_can_still_be_let_in_again(tmp_path: Path) -> None:

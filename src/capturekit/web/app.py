@@ -16,7 +16,7 @@ from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
 from capturekit.ratelimit import RateLimiter, RateLimitMiddleware, open_storage
 from capturekit.store import PrincipalKind
-from capturekit.web import admin, captures, dashboard, health, inventory, limits, problems
+from capturekit.web import admin, captures, dashboard, health, inventory, limits, metrics, problems
 from capturekit.web.auth import principal_of
 from capturekit.web.edge import Edge
 from capturekit.web.ingest import ingest
@@ -44,6 +44,7 @@ ROUTES: Final[tuple[tuple[str, str, Endpoint], ...]] = (
     ("GET", "/livez", health.livez),
     ("GET", "/readyz", health.readyz),
     ("GET", "/health", health.readyz),
+    ("GET", "/metrics", metrics.metrics),
     ("GET", "/", dashboard.page),
 )
 
