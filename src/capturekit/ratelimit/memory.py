@@ -29,10 +29,10 @@ class MemoryStorage:
     """A Storage for one process. Safe from several threads; no decision ever waits for I/O.
 
     A key costs 0.4 kB with one entry and at most 1.2 kB per window (1.5 kB where costs add
-    up to over 2^32, or for a while where the limit moved across EXACT_UP_TO). It is evicted only when all its entries have left the window. With
-    ``max_keys`` live keys in a window, newcomers share one common log under the same limit
-    until there is room: to forget a key would grant it quota, and to refuse newcomers would
-    shut everyone out.
+    up to over 2^32, or for a while where the limit moved across EXACT_UP_TO). It is evicted
+    only when all its entries have left the window. With ``max_keys`` live keys in a window,
+    newcomers share one common log under the same limit until there is room: to forget a key
+    would grant it quota, and to refuse newcomers would shut everyone out.
 
     Args:
         clock: Seconds, monotonic. When it steps back, time stands still for that reading.
