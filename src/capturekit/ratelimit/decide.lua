@@ -160,6 +160,10 @@ if must_write then
   elseif state then
     redis.call('DEL', key)
   end
+elseif state and clock_us > read_us then
+  -- The reading alone, behind the version: else time would go back to an older one when the clock
+  -- steps back. A server that takes no writes still answers.
+  redis.pcall('SETRANGE', key, 1, pack(TIME, clock_us))
 end
 
 local speaker = 1

@@ -67,11 +67,11 @@ class RedisStorage:
 
     A key costs at most 1.2 kB per window (1.9 kB for a while where its limit moved across
     64), and expires when it holds nothing any more. It is one Redis key, so a Cluster keeps
-    it in one slot. What MemoryStorage answers, this does,
-    to the microsecond, with two differences. Windows that only another process knows reach a
-    key when that process first asks for it. And the server's wall clock is the only clock
-    there is: when it steps back, time stands still; when it steps forward, that much time
-    has passed, so a step grants at most one more limit.
+    it in one slot. What MemoryStorage answers, this does, to the microsecond, with two
+    differences. Windows that only another process knows reach a key when that process first
+    asks for it. And the server's wall clock is the only clock there is: when it steps back,
+    time stands still; when it steps forward, that much time has passed, so a step grants at
+    most one more limit.
 
     Every failure is a StorageError: KeyInTheWay for a key that holds something else,
     StorageUnavailable for all others. This class waits as long as it takes; FailoverStorage
@@ -80,8 +80,7 @@ class RedisStorage:
     been spent twice, never less than once.
 
     Give it a server, or a database of one, with ``maxmemory-policy noeviction``: keys that it
-    evicts are quota granted. Refusals write nothing, so after a clock that stepped back a caller
-    may be told to wait longer than memory would say, never less.
+    evicts are quota granted.
 
     Connections belong to the event loop that made them; each loop has its own. ``aclose``
     closes those of the loop it is called in.

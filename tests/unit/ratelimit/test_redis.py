@@ -138,6 +138,44 @@ def test_it_answers_as_memory_does_when_rules_change(
     asyncio.run(replay())
 
 
+exact = st.lists(
+    st.builds(
+        lambda limit, window_s: Quota(f"{window_s} s", limit, float(window_s)),
+        st.integers(0, 64),
+        windows,
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda quota: quota.window_s,
+)
+jumps = st.one_of(ticks, st.integers(-60_000, -1))
+
+
+@given(quotas=exact, calls=st.lists(st.tuples(jumps, costs, acts), max_size=50))
+@example(
+    quotas=[MINUTE], calls=[(0, 3, "hit"), (800, 1, "hit"), (-640, 1, "peek"), (304, 1, "hit")]
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_it_answers_as_memory_does_when_the_clock_steps_back(
+    redis_server: RedisServer, quotas: list[Quota], calls: list[tuple[int, int, str]]
+) -> None:
+    """Of exact limits: the sub-buckets of larger ones go by the clock, and a key that holds
+    nothing any more forgets by how much that stepped back."""
+
+    async def replay() -> None:
+        async with RedisStorage(redis_server.url) as storage:
+            pair = Pair(storage)
+            for step, cost, act in calls:
+                pair.now_us += step * TICK_US
+                if act == "reset":
+                    await pair.reset("a")
+                else:
+                    ours, theirs = await pair.ask("a", quotas, cost, spend=act == "hit")
+                    assert ours == theirs
+
+    asyncio.run(replay())
+
+
 steps_back = st.tuples(st.integers(-60_000, 1200), limits, st.sampled_from("ab"), costs)
 
 
@@ -311,16 +349,21 @@ async def test_a_key_whose_costs_have_left_all_windows_is_deleted_when_asked(
     assert client.dbsize() == 0
 
 
-async def test_a_peek_and_a_refusal_write_nothing(
+async def test_a_peek_and_a_refusal_write_the_clocks_reading_alone(
     storage: RedisStorage, account: str, client: Redis
 ) -> None:
-    quotas = [Quota("once", 1, 60.0)]
+    quotas, name = [Quota("once", 1, 60.0)], f"ck:{{{account}:a}}"
     await storage.decide(account, "a", quotas, 1, spend=True)
-    before = client.dump(f"ck:{{{account}:a}}")
+    before, left_ms = client.get(name), client.pttl(name)
+    assert isinstance(before, bytes)
     for spend in (False, True):
         await storage.decide(account, "a", quotas, 1, spend=spend)
     await storage.decide(account, "nobody", quotas, 1, spend=False)
-    assert client.dump(f"ck:{{{account}:a}}") == before
+    after = client.get(name)
+    assert isinstance(after, bytes)
+    assert (after[:1], after[8:]) == (before[:1], before[8:])
+    assert after[1:8] > before[1:8]
+    assert 0 < client.pttl(name) <= left_ms
     assert client.dbsize() == 1
 
 
