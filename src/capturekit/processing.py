@@ -17,7 +17,16 @@ import anyio.to_thread
 from pydantic import JsonValue, TypeAdapter
 
 from capturekit.blobs import Blobs
-from capturekit.errors import LeaseLost, Permanent, RateLimited, Retryable, UnknownJob
+from capturekit.errors import (
+    ImageError,
+    LeaseLost,
+    Permanent,
+    RateLimited,
+    Retryable,
+    StorageError,
+    Unknown,
+    UnknownJob,
+)
 from capturekit.frame import Observation, Reference
 from capturekit.picture import Pixels
 from capturekit.pipeline import ProcessingPipeline, Result, RunError
@@ -201,19 +210,25 @@ class Processing:
     async def _reference(self, capture: Capture) -> Reference | None:
         """The device's last picture before this one that was analysed in full.
 
-        None when there is none, or it was too poor: then this one is analysed in full.
+        None when there is none, or it was too poor, or its picture is lost: then this one is
+        analysed in full.
         """
         before = await self._store.captures.run_before(capture, self._pipeline.fingerprint)
         if before is not None and (analysed := _carried_from(before[1])) is not None:
             # That run was itself spared: what it was compared with is what still holds.
             before = await self._analysed(analysed)
-        if before is None or _is_blind(before[1].result) or before[1].result.get("degraded"):
+        if before is None or not _may_be_compared(before[1].result):
             return None
-        content = await self._blobs.get(before[0].sha256)
+        try:
+            content = await self._blobs.get(before[0].sha256)
+            gray = await anyio.to_thread.run_sync(self._luma, content)
+        except (Unknown, StorageError, ImageError) as error:
+            logger.warning("capture %s has nothing to compare with: %s", capture.id, error)
+            return None
         seen = before[1].result.get("observations")
         return Reference(
             id=before[0].id,
-            gray=await anyio.to_thread.run_sync(self._luma, content),
+            gray=gray,
             observations=TypeAdapter(tuple[Observation, ...]).validate_python(seen),
         )
 
@@ -295,6 +310,13 @@ def _carried_from(run: Run) -> str | None:
         return None
     reference = change.get("reference")
     return reference if isinstance(reference, str) else None
+
+
+def _may_be_compared(found: dict[str, JsonValue]) -> bool:
+    """Whether that run saw enough for its observations to be taken over."""
+    zones = found.get("zones")
+    is_lost = isinstance(zones, dict) and zones.get("known") is False
+    return not (_is_blind(found) or found.get("degraded") or is_lost)
 
 
 def _is_whole(result: Result) -> bool:

@@ -18,6 +18,7 @@ from capturekit.queue.base import JobState, JobStatus
 from capturekit.settings import Settings
 from capturekit.steps import JudgeQuality, MakeThumbnail, ReadCodes
 from capturekit.steps.change import DetectChange
+from capturekit.steps.markers import Marker, Markers
 from capturekit.steps.zones import AssignZones, Zone
 from capturekit.store import Capture, CaptureState
 from tests.made_pictures import CELL, dark_picture, picture
@@ -142,6 +143,21 @@ async def test_nothing_is_compared_with_a_picture_too_poor_to_tell(kit: CaptureK
     assert await stock(kit) == {CODE: 1}
 
 
+@pytest.mark.parametrize("fault", ["gone", "changed on the disk"])
+async def test_a_reference_that_is_lost_costs_only_the_sparing(kit: CaptureKit, fault: str) -> None:
+    first = await seen(kit, picture(CODE), at=1e9)
+    if fault == "gone":
+        await kit.blobs.delete(first.sha256)
+    else:
+        [file] = (kit.settings.data_dir / "blobs").rglob(f"*{first.sha256[2:]}*")
+        file.chmod(0o600)
+        file.write_bytes(file.read_bytes()[:-9] + b"elsewhere")
+    later = await seen(kit, again(picture(CODE), 1), at=1e9 + 60)
+
+    assert (await change(kit, later))["reason"] == "no reference"
+    assert await stock(kit) == {CODE: 1}
+
+
 async def test_another_pipelines_run_is_no_reference(tmp_path: Path) -> None:
     other = ProcessingPipeline((JudgeQuality(), DetectChange(), ReadCodes()))
     async with opened(tmp_path) as kit:
@@ -196,6 +212,23 @@ async def test_what_leaves_a_zone_is_no_longer_there(tmp_path: Path) -> None:
     assert {place: quantity for place, quantity in after.items() if quantity} == {
         (CODE, "right bay"): 1
     }
+
+
+async def test_nothing_is_taken_over_from_where_zones_were_not_known(tmp_path: Path) -> None:
+    zone = Zone("left bay", ((0.0, 0.0), (30.0, 0.0), (30.0, 40.0)))
+    markers = Markers(tuple(Marker(n, x, 0.0, 4.0) for n, x in enumerate((0.0, 30.0, 60.0))))
+    gated = ProcessingPipeline(
+        (
+            JudgeQuality(),
+            DetectChange(),
+            Stage(ReadCodes(), when=When("change.changed")),
+            Stage(AssignZones((zone,), markers), when=When("change.changed")),
+        )
+    )
+    async with opened(tmp_path, gated) as kit:
+        await seen(kit, picture(CODE), at=1e9)
+        later = await seen(kit, again(picture(CODE), 1), at=1e9 + 60)
+        assert (await change(kit, later))["reason"] == "no reference"
 
 
 # Steps that fail in their own way

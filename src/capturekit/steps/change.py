@@ -19,6 +19,7 @@ from capturekit.frame import Frame, Observation, Point, Reference, shrink
 from capturekit.picture import Pixels
 from capturekit.pipeline import Chainable, Result
 from capturekit.steps.quality import Quality, Verdict
+from capturekit.steps.zones import Zones
 
 Lines: TypeAlias = NDArray[np.float32]
 Matrix: TypeAlias = NDArray[np.float64]
@@ -183,8 +184,8 @@ class References:
     def accept(self, device: str, view: str, result: Result, *, id: str = "") -> bool:
         """Keep this picture as the reference if it may be one, and tell whether it was kept.
 
-        It may if it was analysed fully: it had changed, no step failed, and its quality, if
-        that was judged, is good. Slow drift adds up to a change because an unchanged picture
+        It may if it was analysed fully: it had changed, no step failed, its zones, if it has
+        any, were found, and its quality, if that was judged, is good. Slow drift adds up to a change because an unchanged picture
         never becomes the reference. ``id`` is else the picture's SHA-256.
         """
         change = result.findings.get(Change)
@@ -204,7 +205,9 @@ def _is_whole(result: Result, change: Change) -> bool:
     quality = result.findings.get(Quality)
     is_poor = isinstance(quality, Quality) and quality.verdict is not Verdict.GOOD
     has_failed = result.error is not None or any(step.error for step in result.steps)
-    return change.changed and not is_poor and not has_failed
+    zones = result.findings.get(Zones)
+    is_lost = isinstance(zones, Zones) and not zones.is_known
+    return change.changed and not (is_poor or has_failed or is_lost)
 
 
 def _obstacle(frame: Frame, reference: Reference, old: Pixels, new: Pixels) -> str | None:

@@ -12,7 +12,9 @@ import zxingcpp
 from capturekit.frame import Frame, Observation, Reference
 from capturekit.pipeline import ProcessingPipeline, Result
 from capturekit.steps.change import Change, DetectChange, References
+from capturekit.steps.markers import Marker, Markers
 from capturekit.steps.quality import JudgeQuality, Quality, Verdict
+from capturekit.steps.zones import AssignZones, Zone
 from tests.pictures import Pixels, ean13
 from tests.pictures_shelf import Camera, Rack, label, pasted
 
@@ -125,6 +127,18 @@ def test_a_changed_picture_keeps_nothing() -> None:
 
     assert frame.observations == ()
     assert frame.find(Change).carried == 0
+
+
+def test_a_picture_whose_zones_were_not_found_is_no_reference() -> None:
+    markers = Markers(tuple(Marker(n, 10.0 * n, 0.0, 4.0) for n in range(3)))
+    zone = Zone("bay", ((0.0, 0.0), (20.0, 0.0), (20.0, 20.0)))
+    references = References()
+    lost = ProcessingPipeline((DetectChange(), AssignZones((zone,), markers))).run(
+        np.full((480, 640, 3), 90, np.uint8)
+    )
+
+    assert lost.error is None
+    assert not references.accept("shelf", "", lost)
 
 
 def test_a_camera_that_changes_its_resolution_is_noticed() -> None:
