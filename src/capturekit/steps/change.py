@@ -185,8 +185,9 @@ class References:
         """Keep this picture as the reference if it may be one, and tell whether it was kept.
 
         It may if it was analysed fully: it had changed, no step failed, its zones, if it has
-        any, were found, and its quality, if that was judged, is good. Slow drift adds up to a change because an unchanged picture
-        never becomes the reference. ``id`` is else the picture's SHA-256.
+        any, were found, and its quality, if that was judged, is good. Slow drift adds up to a
+        change because an unchanged picture never becomes the reference. ``id`` is else the
+        picture's SHA-256.
         """
         change = result.findings.get(Change)
         if not isinstance(change, Change) or change.gray is None or not _is_whole(result, change):
