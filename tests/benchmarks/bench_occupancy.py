@@ -48,6 +48,7 @@ class Seen(NamedTuple):
     pieces: int
     by_pixels: float
     by_aligned_pixels: float
+    by_levelled_pixels: float
     chance: float | None
     quantity: int | None
     confidence: float
@@ -64,11 +65,16 @@ def shelf(number: int, random: np.random.Generator, folder: Path) -> list[Seen]:
     there = moved(base, random).picture(rack)
     frame = MeasureOccupancy(ModelFile(file))(ZONING(Frame.from_pixels(there)))
     fills = frame.find(Occupancy).fills
-    plain = differences(empty, there, base)
-    aligned = differences(empty, turned_back(there, empty), base)
+    back = turned_back(there, empty)
+    pixels = zip(
+        differences(empty, there, base),
+        differences(empty, back, base),
+        differences(empty, back, base, is_levelled=True),
+        strict=True,
+    )
     return [
-        Seen(len(rack.goods[n]), plain[n], aligned[n], chance(fill), fill.quantity, sure(fill))
-        for n, fill in enumerate(fills)
+        Seen(len(rack.goods[n]), *by, chance(fill), fill.quantity, sure(fill))
+        for n, (by, fill) in enumerate(zip(pixels, fills, strict=True))
     ]
 
 
@@ -106,15 +112,19 @@ def turned_back(there: np.ndarray, empty: np.ndarray) -> np.ndarray:
     return cv2.warpPerspective(there, to_empty, (there.shape[1], there.shape[0]))
 
 
-def differences(one: np.ndarray, other: np.ndarray, camera: Camera) -> list[float]:
-    """Mean absolute difference of luma in the box of each zone."""
-    gap = cv2.absdiff(*(cv2.cvtColor(each, cv2.COLOR_BGR2GRAY) for each in (one, other)))
+def differences(
+    one: np.ndarray, other: np.ndarray, camera: Camera, *, is_levelled: bool = False
+) -> list[float]:
+    """Mean absolute difference of luma in the box of each zone; levelled, without its mean."""
+    grays = (cv2.cvtColor(each, cv2.COLOR_BGR2GRAY) for each in (one, other))
+    gap = np.subtract(*grays, dtype=np.float32)
     found = []
     for number in range(8):
         corners = np.array(slot(number), np.float64)[None]
         outline = cv2.perspectiveTransform(corners, camera.homography())[0].astype(np.float32)
         x, y, width, height = cv2.boundingRect(outline)
-        found.append(float(gap[y : y + height, x : x + width].mean()))
+        inside = gap[y : y + height, x : x + width]
+        found.append(float(np.abs(inside - inside.mean() * is_levelled).mean()))
     return found
 
 
@@ -135,6 +145,8 @@ def tell(seen: Iterable[Seen]) -> None:
     print(
         f"  the same, aligned by the markers  {auc([s.by_aligned_pixels for s in known], full):.4f}"
     )
+    levelled = [s.by_levelled_pixels for s in known]
+    print(f"  without the mean of each zone     {auc(levelled, full):.4f}")
     print(f"  ours                              {auc([s.chance or 0.0 for s in known], full):.4f}")
     wrong_empty = sum(s.quantity == 0 and s.pieces > 0 for s in known)
     wrong_full = sum(bool(s.quantity) and not s.pieces for s in known)

@@ -17,10 +17,22 @@ from pydantic import JsonValue
 
 from capturekit.frame import Frame, Observation, Outline, Point
 from capturekit.pipeline import Chainable
-from capturekit.steps import clearer, gs1, gtin, scan
-from capturekit.steps.gs1 import Gs1
+from capturekit.steps.clearer import ATTEMPTS, BESIDE_OTHERS, places, slanted
+from capturekit.steps.gs1 import Gs1, parse, parse_link
+from capturekit.steps.gtin import is_gtin, normal_form
 from capturekit.steps.regions import Mask, look, opened
-from capturekit.steps.scan import MATRIX, Formats, View
+from capturekit.steps.scan import (
+    MATRIX,
+    Formats,
+    View,
+    cut,
+    enlarged,
+    formats,
+    inverted,
+    read,
+    whole_columns,
+    whole_rows,
+)
 from capturekit.steps.stacks import Polygon, labels
 
 Outlined: TypeAlias = NDArray[np.float32]
@@ -154,13 +166,13 @@ class ReadCodes(Chainable):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "formats", tuple(self.formats))
-        scan.formats(self.formats)
+        formats(self.formats)
         if self.effort not in get_args(Effort):
             raise ValueError(f"effort {self.effort!r} is not among {get_args(Effort)}")
 
     def __call__(self, frame: Frame) -> Frame:
         """Reads ``frame.gray``."""
-        search = _Search(frame, scan.formats(self.formats))
+        search = _Search(frame, formats(self.formats))
         search.fast()
         if self.effort != "fast":
             search.default()
@@ -189,9 +201,9 @@ class _Search:
     def fast(self) -> None:
         if self._wanted.bars is not None:
             for box in self._regions.bounds(self._regions.upright):
-                self._read("fast", scan.whole_rows(self._gray, box), self._wanted.bars)
+                self._read("fast", whole_rows(self._gray, box), self._wanted.bars)
             for box in self._regions.bounds(self._regions.lying):
-                self._read("fast", scan.whole_columns(self._gray, box), self._wanted.bars)
+                self._read("fast", whole_columns(self._gray, box), self._wanted.bars)
         for box in self._regions.bounds(self._left(self._matrix, 3)):
             self._read_matrix("fast", self._halved(box), inverts=True)
 
@@ -202,38 +214,38 @@ class _Search:
                 self._read_matrix("default", view, inverts=False)
         if self._wanted.bars is not None and not self.found:
             for box in self._regions.bounds(self._regions.upright | self._regions.lying):
-                small = scan.enlarged(self._halved(box), self._scale / 3)
+                small = enlarged(self._halved(box), self._scale / 3)
                 self._read("default", small, self._wanted.bars, turns=True)
 
     def thorough(self) -> None:
         nothing = not self.found
         if self._scale > 1 and not (nothing or self._wanted.only_qr):
             for view in self._small_views():
-                self._read_matrix("inverted", scan.inverted(view), inverts=False)
-        share = 1.0 if nothing else clearer.BESIDE_OTHERS
+                self._read_matrix("inverted", inverted(view), inverts=False)
+        share = 1.0 if nothing else BESIDE_OTHERS
         self._read_slanted(share)
-        for name, attempt in clearer.ATTEMPTS.items():
+        for name, attempt in ATTEMPTS.items():
             if nothing and self.found:
                 return
             left = self._left(self._regions.busy, 3)
-            for view in clearer.places(self._gray, self._regions, left, share * attempt.most):
+            for view in places(self._gray, self._regions, left, share * attempt.most):
                 self._read(name, attempt.make(view), self._wanted.all, turns=True)
         if not self.found:
             self._read_all_ways()
 
     def _small_views(self) -> list[View]:
-        return [scan.cut(self._gray, box) for box in self._regions.parts(self._small_left())]
+        return [cut(self._gray, box) for box in self._regions.parts(self._small_left())]
 
     def _read_slanted(self, share: float) -> None:
         if self._wanted.bars is None:
             return
         left = self._left(self._regions.slanted, 2)
-        for view in clearer.slanted(self._gray, self._regions, left, share):
+        for view in slanted(self._gray, self._regions, left, share):
             self._read("slanted", view, self._wanted.bars)
 
     def _read_all_ways(self) -> None:
         """What zxing does by itself: no look is right about every picture."""
-        view = scan.cut(self._gray, (0, 0, self._gray.shape[1], self._gray.shape[0]))
+        view = cut(self._gray, (0, 0, self._gray.shape[1], self._gray.shape[0]))
         self._read("whole", view, self._wanted.all, turns=True, inverts=True, shrinks=True)
 
     def _left(self, mask: Mask, side: int) -> Mask:
@@ -250,7 +262,7 @@ class _Search:
 
     def _halved(self, box: tuple[int, int, int, int]) -> View:
         gray = self._frame.gray_half if self._scale == 2 else self._gray
-        return scan.cut(gray, box, self._scale)
+        return cut(gray, box, self._scale)
 
     def _read_matrix(self, attempt: str, view: View, *, inverts: bool) -> None:
         if self._wanted.matrix is not None:
@@ -268,7 +280,7 @@ class _Search:
         shrinks: bool = False,
     ) -> None:
         ways = {"turns": turns, "inverts": inverts, "shrinks": shrinks}
-        for barcode, polygon in scan.read(view, wanted, **ways):
+        for barcode, polygon in read(view, wanted, **ways):
             code = _code(barcode, polygon, attempt)
             if _is_likely(code):
                 self.found.extend(self._labels(code))
@@ -283,16 +295,16 @@ class _Search:
 def _code(barcode: zxingcpp.Barcode, polygon: Polygon, attempt: str) -> Code:
     said = _gs1(barcode)
     number = said.gtin if said else None
-    if barcode.format.name in _RETAIL_NUMBERS and gtin.is_gtin(barcode.text):
-        number = gtin.normal_form(barcode.text)
+    if barcode.format.name in _RETAIL_NUMBERS and is_gtin(barcode.text):
+        number = normal_form(barcode.text)
     return Code(barcode.format.name, barcode.text, polygon, attempt, number, said)
 
 
 def _gs1(barcode: zxingcpp.Barcode) -> Gs1 | None:
     """Of a code that says it carries GS1 data (]C1, ]d2, ]Q3, ]e0), or of a Digital Link."""
     if barcode.content_type == zxingcpp.ContentType.GS1:
-        return gs1.parse(barcode.bytes.decode("latin-1"))
-    return gs1.parse_link(barcode.text)
+        return parse(barcode.bytes.decode("latin-1"))
+    return parse_link(barcode.text)
 
 
 def _is_likely(code: Code) -> bool:

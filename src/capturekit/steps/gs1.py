@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import JsonValue
 
-from capturekit.steps import gtin as gtins
+from capturekit.steps.gtin import has_check_digit, is_digits, is_gtin, normal_form
 
 SEPARATOR: Final = "\x1d"
 """FNC1 as readers hand it on: it ends a value that may be shorter than the longest."""
@@ -122,7 +122,7 @@ def parse_link(url: str) -> Gs1 | None:
 
 
 def _is_product(ai: str, value: str) -> bool:
-    return ai == "01" and gtins.is_gtin(value)
+    return ai == "01" and is_gtin(value)
 
 
 _DATES: Final = {"11": "production", "15": "best_before", "17": "expiry"}
@@ -188,11 +188,11 @@ def _meaning(elements: Iterable[Element], errors: Iterable[str]) -> Gs1:
 def _faults(ai: str, value: str) -> Iterator[str]:
     """What is wrong with one value."""
     length = _FIXED.get(ai[:2])
-    if length is not None and (len(value) != length or not gtins.is_digits(value)):
+    if length is not None and (len(value) != length or not is_digits(value)):
         yield f"({ai}) {_short(value)} is not {length} digits"
     elif length is None and not 1 <= len(value) <= _LONGEST.get(ai, _LONGEST_OF_ALL):
         yield f"({ai}) has {len(value)} characters"
-    elif ai in {"00", "01", "02", "03"} and not gtins.has_check_digit(value):
+    elif ai in {"00", "01", "02", "03"} and not has_check_digit(value):
         yield f"({ai}) {value} has a wrong check digit"
     elif ai in _DATES and _date(value) is None:
         yield f"({ai}) {value} is no date"
@@ -203,12 +203,12 @@ def _faults(ai: str, value: str) -> Iterator[str]:
 
 
 def _gtin(value: str) -> str | None:
-    return gtins.normal_form(value) if gtins.is_gtin(value) else None
+    return normal_form(value) if is_gtin(value) else None
 
 
 def _date(value: str) -> date | None:
     """YYMMDD; day 00 is the last of the month."""
-    if len(value) != len("YYMMDD") or not gtins.is_digits(value):
+    if len(value) != len("YYMMDD") or not is_digits(value):
         return None
     year, month, day = int(value[:2]), int(value[2:4]), int(value[4:])
     year = THIS_YEAR - 49 + (year - THIS_YEAR + 49) % 100
@@ -219,14 +219,14 @@ def _date(value: str) -> date | None:
 
 
 def _count(value: str) -> int | None:
-    return int(value) if gtins.is_digits(value) and len(value) <= _LONGEST["37"] else None
+    return int(value) if is_digits(value) and len(value) <= _LONGEST["37"] else None
 
 
 def _weight(said: dict[str, str]) -> float | None:
     """Six digits; the last of the identifier says how many stand behind the point."""
     weights = ((ai, value) for ai, value in said.items() if re.fullmatch(r"310[0-5]", ai))
     ai, value = next(weights, ("", ""))
-    if len(value) != _FIXED["31"] or not gtins.is_digits(value):
+    if len(value) != _FIXED["31"] or not is_digits(value):
         return None
     return float(f"{value}e-{ai[3]}")
 
