@@ -6,6 +6,7 @@ Run it from the root of the repository, on made photographs (``tests/pictures_co
     python tests/benchmarks/bench_codes.py --choose [PICTURES]  what each fallback reads, and costs
     python tests/benchmarks/bench_codes.py --regions [PICTURES] other limits of the cheap look
     python tests/benchmarks/bench_codes.py --lost [PICTURES]    what zxing reads and we do not
+    python tests/benchmarks/bench_codes.py --thin [PICTURES]    how low right and wrong reads are
 
 PICTURES are those of each kind and size, 25 unless given. All ways read the same picture in
 turn, so that a busy machine slows all of them. Limits were chosen on the seeds from
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from capturekit.frame import Frame
 from capturekit.steps import clearer, regions, scan
-from capturekit.steps.codes import Codes, Effort, ReadCodes
+from capturekit.steps.codes import THIN, Codes, Effort, ReadCodes
 from tests.pictures_codes import EVERY, RETAIL, SIZES, Pixels, Scene, empty, photo, shelf
 
 CHOOSING_FROM = 1_000
@@ -235,7 +236,32 @@ def lost(pictures: int) -> None:
     print(f"{both} codes are read by both, {gained} by default alone")
 
 
-WAYS: dict[str, Callable[[int], None]] = {"--choose": choose, "--regions": limits, "--lost": lost}
+def thin(pictures: int) -> None:
+    """Of zxing's reads of bar codes, right and wrong, the share on few lines of pixels."""
+    wanted = zxingcpp.barcode_formats_from_str(",".join(RETAIL))
+    low: Counter[bool] = Counter()
+    total: Counter[bool] = Counter()
+    for _, scene in scenes(CHOOSING_FROM, pictures, RETAIL, "photo shelf"):
+        truth = {code.text for code in scene.codes}
+        for code in zxingcpp.read_barcodes(scene.gray, wanted):
+            if code.format.name in scan.MATRIX:
+                continue
+            at = code.position
+            corners = [(p.x, p.y) for p in (at.top_left, at.top_right, at.bottom_left)]
+            is_right = code.text in truth
+            total[is_right] += 1
+            low[is_right] += math.dist(corners[0], corners[2]) < THIN * math.dist(*corners[:2])
+    for is_right, word in ((True, "right"), (False, "wrong")):
+        share = low[is_right] / max(total[is_right], 1)
+        print(f"{total[is_right]:5} {word} reads, {share:.0%} lower than {THIN} of their length")
+
+
+WAYS: dict[str, Callable[[int], None]] = {
+    "--choose": choose,
+    "--regions": limits,
+    "--lost": lost,
+    "--thin": thin,
+}
 
 
 def main(arguments: list[str]) -> None:

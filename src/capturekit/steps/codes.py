@@ -50,8 +50,8 @@ HALVED_FROM_PX: Final = 1000
 seldom larger than zxing likes."""
 
 THIN: Final = 0.04
-"""Height of a bar code by its length, under which it was read on single lines. Of those read
-right in made pictures 4 % are lower, of those read wrong 60 %."""
+"""Height of a bar code by its length, under which it was read on single lines. Of zxing's reads
+that are right 7 % are lower, of those that are wrong 48 % (``bench_codes.py --thin 60``)."""
 
 _DOUBTED: Final = frozenset({"clahe", "sharpened"})
 _RETAIL_NUMBERS: Final = frozenset({"EAN13", "EAN8", "UPCA", "UPCE", "ISBN", "ITF", "ITF14"})
