@@ -47,13 +47,14 @@ def test_a_full_and_a_read_only_disk_refuse_and_recover(tmp_path: Path) -> None:
 def _start_refused(data: Path, **environment: str) -> str:
     server = Server(data, environment)
     try:
-        server.start()
-    except DidNotStartError as refused:
-        assert refused.code == 1
-        assert "Traceback" not in refused.log
-        return refused.log
-    server.end()
-    pytest.fail("it started")
+        with pytest.raises(DidNotStartError) as refused:
+            server.start()
+    finally:
+        if server.url:
+            server.end()
+    assert refused.value.code == 1
+    assert "Traceback" not in refused.value.log
+    return refused.value.log
 
 
 def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
