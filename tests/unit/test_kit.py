@@ -13,6 +13,7 @@ from capturekit.frame import Frame
 from capturekit.kit import CaptureKit, Role, Upload
 from capturekit.pipeline import ProcessingPipeline
 from capturekit.queue.base import CancelOutcome, JobState
+from capturekit.ratelimit import Scaling
 from capturekit.settings import Settings
 from capturekit.steps import default_pipeline
 from capturekit.store import Capture, CaptureState
@@ -194,3 +195,26 @@ async def test_a_command_does_not_change_the_admin_token(tmp_path: Path) -> None
     other = {"data_dir": tmp_path, "admin_token": "somebody-else's-token"}
     async with CaptureKit(Settings.model_validate(other), role=Role.COMMAND) as kit:
         assert await kit.store.devices.authenticate(token) is not None
+
+
+class Full:
+    """A signal of a place that can do no more."""
+
+    name = "full"
+
+    def load(self) -> float:
+        return 1.0
+
+
+async def test_an_app_that_was_made_before_its_kit_was_opened_adapts_its_limits(
+    tmp_path: Path,
+) -> None:
+    kit = CaptureKit(Settings.model_validate({"data_dir": tmp_path, "concurrency": 0}))
+    limits = kit.app.state.limiters
+    async with kit:
+        assert kit.pressure is not None
+        kit.pressure.scaling = Scaling([Full()])
+        scales = {name: limiter.describe()["scale"] for name, limiter in limits.items()}
+
+    assert scales.pop("ingest") == 0.5
+    assert set(scales.values()) == {1.0}

@@ -86,7 +86,12 @@ def _limiters(kit: CaptureKit) -> dict[str, RateLimiter]:
         storage = open_storage(url.get_secret_value() if url else "memory://")
     except ValueError as error:
         raise ConfigError(f"CAPTUREKIT_REDIS_URL: {error}") from error
-    scaled = {"ingest": kit.pressure.scaling} if kit.pressure else {}
+
+    def scale_of_uploads() -> float:
+        # Asked when it is needed: a kit that is mounted is opened after its app was made.
+        return kit.pressure.scaling() if kit.pressure else 1.0
+
+    scaled = {"ingest": scale_of_uploads}
     try:
         return {
             name: RateLimiter(rule, name=name, storage=storage, scale=scaled.get(name, _as_written))
