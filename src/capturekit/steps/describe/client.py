@@ -11,7 +11,7 @@ from typing import Final
 
 import anyio
 
-from capturekit.ratelimit import MemoryStorage, RateLimiter
+from capturekit.ratelimit import MemoryStorage, RateLimiter, RateLimitExceeded, acquire
 from capturekit.steps.describe.answer import ReadAnswer, read_answer
 from capturekit.steps.describe.budget import MICROS, Budget, Ledger
 from capturekit.steps.describe.cache import Answers, Cache, KeptAnswer, cache_key
@@ -236,14 +236,20 @@ class _Turn:
         return min(self._provider.timeout_s, left_s)
 
     async def _pass_limiter(self) -> None:
-        limiter = self._runtime.limiter(self._provider)
-        while limiter is not None:
-            decision = await limiter.hit(self._provider.name)
-            if decision.allowed:
-                return
-            if decision.retry_after_s >= self._left_s():
-                raise ProviderBusy(f"its rate {limiter.rules!r} is spent", decision.retry_after_s)
-            await self._runtime.sleep(decision.retry_after_s)
+        limiter, runtime = self._runtime.limiter(self._provider), self._runtime
+        if limiter is None:
+            return
+        try:
+            await acquire(
+                limiter,
+                self._provider.name,
+                wait_s=max(0.0, self._left_s()),
+                clock=runtime.clock,
+                sleep=runtime.sleep,
+            )
+        except RateLimitExceeded as exceeded:
+            wait_s = exceeded.decision.retry_after_s
+            raise ProviderBusy(f"its rate {limiter.rules!r} is spent", wait_s) from exceeded
 
     def _read(self, response: Response, key: Key, cost: float) -> KeptAnswer:
         try:
