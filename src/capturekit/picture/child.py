@@ -190,9 +190,11 @@ class DecodingChildren:
         try:
             for _ in range(_ATTEMPTS):
                 with suppress(_KilledByOthersError):
-                    if child is None or not child.is_alive():
+                    if child is not None and not child.is_alive():
                         self._running.discard(child)
-                        child = self._started()
+                        child.kill()
+                        child = None
+                    child = child or self._started()
                     return child.ask(request, data)
             raise TooComplex(f"the decoder was killed {_ATTEMPTS} times, likely for its memory")
         finally:

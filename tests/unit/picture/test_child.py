@@ -219,7 +219,10 @@ def test_a_decoder_that_crashes_means_damage(
 
 
 def test_a_child_killed_while_idle_is_replaced(children: DecodingChildren) -> None:
-    os.kill(newest_child(), signal.SIGKILL)
+    idle = newest_child()
+    os.kill(idle, signal.SIGKILL)
+    # Dead, and not yet waited for: its socket must be closed all the same.
+    os.waitid(os.P_PID, idle, os.WEXITED | os.WNOWAIT)
 
     assert children.decode(JPEG).info.width == 160
 
