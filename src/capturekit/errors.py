@@ -90,12 +90,32 @@ class UnknownJob(CaptureKitError, LookupError):
         self.job_id = job_id
 
 
+class UnknownBatch(CaptureKitError, LookupError):
+    """No job of this batch is known: none was submitted, or all were pruned."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"no jobs of a batch {batch_id!r}: none was submitted, or all were pruned")
+        self.batch_id = batch_id
+
+
+class UnknownWorker(CaptureKitError, LookupError):
+    """No worker of this id was heard of lately."""
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"no worker with id {worker_id!r} was heard of lately")
+        self.worker_id = worker_id
+
+
 class LeaseLost(CaptureKitError):
     """The job was given to another attempt or cancelled; this worker's answer has no effect."""
 
 
 class QueueFull(CaptureKitError):
-    """The queue holds as many jobs as it may; try again later."""
+    """As many jobs wait as may; none of those submitted was taken. Try again later."""
+
+    def __init__(self, max_waiting: int) -> None:
+        super().__init__(f"the queue holds {max_waiting:,} waiting jobs, its most; try again later")
+        self.max_waiting = max_waiting
 
 
 class Retryable(CaptureKitError):

@@ -5,6 +5,7 @@
 
 from capturekit.queue.base import (
     Attempt,
+    BatchStatus,
     Beat,
     CancelOutcome,
     Job,
@@ -12,6 +13,7 @@ from capturekit.queue.base import (
     JobState,
     JobStatus,
     Lease,
+    Orders,
     QueueBackend,
     QueueRate,
     QueueStats,
@@ -22,6 +24,7 @@ from capturekit.queue.base import (
 
 __all__ = [
     "Attempt",
+    "BatchStatus",
     "Beat",
     "CancelOutcome",
     "Job",
@@ -29,6 +32,7 @@ __all__ = [
     "JobState",
     "JobStatus",
     "Lease",
+    "Orders",
     "QueueBackend",
     "QueueRate",
     "QueueStats",

@@ -10,7 +10,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Annotated, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 DEFAULT_LEASE_S = 15.0
 """A worker that has not been heard of for this long is taken for dead."""
@@ -20,6 +20,15 @@ RATE_WINDOWS_S = (60.0, 300.0, 900.0)
 
 WORKER_MEMORY_S = 3 * DEFAULT_LEASE_S
 """A worker silent for longer is no longer listed."""
+
+NOTICE_S = 0.25
+"""Within this time a process notices what another did: a job, a cancel, a new concurrency."""
+
+MAX_CONCURRENCY = 1000
+"""Jobs that one worker, or one concurrency key, may run at once."""
+
+JOB_VERSION = 1
+"""Of the form in which durable backends keep a job. A job of another is set aside."""
 
 
 class JobState(StrEnum):
@@ -97,8 +106,23 @@ class Job(_Value):
     """Seconds from submission before it may run."""
     retry: RetryPolicy = RetryPolicy()
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    batch: str | None = None
+    batch: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Jobs submitted for one purpose share this name."""
+    unique_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """While a job of this key has not ended, another is not taken."""
+    unique_for_s: Annotated[float, Field(gt=0)] | None = None
+    """Seconds from its submission for which the key is taken even if the job has ended."""
+    concurrency_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Of jobs with the same key at most ``max_running`` run at once; the rest wait their turn
+    and hold up nobody else. A device's id, so that one device cannot fill all workers."""
+    max_running: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 1
+    """Where jobs of one key differ, that of the job which is next in turn counts."""
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> Self:
+        if self.unique_for_s is not None and self.unique_key is None:
+            raise ValueError("unique_for_s is given without a unique_key")
+        return self
 
 
 class JobError(_Value):
@@ -149,9 +173,11 @@ class Submission:
     """What became of one submitted job."""
 
     id: str
+    """Of the job that stands: the one submitted, or the one that holds its unique key."""
     is_new: bool
-    """False when the id was known: the earlier job stands and this one was dropped."""
+    """False when the id or the unique key was known: the earlier job stands, this was dropped."""
     state: JobState
+    """Of the job that stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +191,19 @@ class Lease:
     attempt: int
     worker: str
     expires_at: float
+    started_at: float
+    tries: int
+    """Attempts that count, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker should know between two heartbeats."""
+
+    beats: tuple[Beat, ...]
+    """For each lease, in the order asked; nothing is extended."""
+    concurrency: int | None
+    """What ``resize`` asked for; None when nobody did."""
 
 
 class WorkerInfo(_Value):
@@ -191,14 +230,42 @@ class QueueRate(_Value):
     """Jobs that ended, however they did."""
 
 
+class BatchStatus(_Value):
+    """How far a batch is. Counts jobs that are still known."""
+
+    id: str
+    depth: dict[JobState, int]
+    """Jobs by state; every state is present."""
+
+    @property
+    def total(self) -> int:
+        """Jobs in all."""
+        return sum(self.depth.values())
+
+    @property
+    def ended(self) -> int:
+        """Jobs that will not run again unless someone asks for it."""
+        return sum(count for state, count in self.depth.items() if state.is_final)
+
+    @property
+    def progress(self) -> float:
+        """The part that has ended, 0 to 1."""
+        return self.ended / self.total
+
+
 class QueueStats(_Value):
     """How much waits and how old it is."""
 
     depth: dict[JobState, int]
     """Jobs by state; every state is present."""
+    by_queue: dict[str, dict[JobState, int]]
+    """The same for each queue that has jobs."""
     oldest_age_s: float | None
-    """Age of the oldest job that could run now; None when there is none."""
+    """Age of the oldest job that is queued, since it came due; None when there is none."""
     is_paused: bool
+    """Whether all queues are."""
+    paused: tuple[str, ...]
+    """Names of queues that were paused by themselves, sorted."""
     rates: tuple[QueueRate, ...]
     """Over 1, 5 and 15 minutes; jobs that were pruned since are not counted."""
 
@@ -207,6 +274,16 @@ def worker_lost(worker: str, attempt: int) -> JobError:
     """The error of an attempt whose worker was not heard of before its lease ran out."""
     message = f"worker {worker!r} died or hung: its lease ran out"
     return JobError(type="WorkerLost", message=message, attempt=attempt)
+
+
+def unreadable(why: str, text: str) -> JobError:
+    """The error of a job that cannot be read as version ``JOB_VERSION``; keeps what was there."""
+    return JobError(type="UnreadableJob", message=f"{why}: {text[:500]}", attempt=0)
+
+
+def first_state(job: Job) -> JobState:
+    """What a job is when it was just submitted."""
+    return JobState.SCHEDULED if job.delay_s > 0 else JobState.QUEUED
 
 
 def checked_progress(progress: float) -> float:
@@ -225,6 +302,18 @@ def state_after_failure(
     if is_permanent or tries >= policy.max_attempts:
         return JobState.FAILED
     return JobState.SCHEDULED
+
+
+def empty_depth() -> dict[JobState, int]:
+    """Every state, and none of it."""
+    return dict.fromkeys(JobState, 0)
+
+
+def checked_concurrency(concurrency: int) -> int:
+    """The concurrency, if it is one. Raises ValueError outside 1 to MAX_CONCURRENCY."""
+    if not 1 <= concurrency <= MAX_CONCURRENCY:
+        raise ValueError(f"concurrency is {concurrency}; give 1 to {MAX_CONCURRENCY}")
+    return concurrency
 
 
 class QueueBackend(Protocol):
@@ -248,8 +337,10 @@ class QueueBackend(Protocol):
     async def submit(self, *jobs: Job) -> list[Submission]:
         """Take the jobs, all or none of the new ones; answers are in their order.
 
-        A known id, whatever its state, is left as it is and told as not new. Submitted
-        means kept: on a durable backend a job survives the process.
+        A known id, whatever its state, is left as it is and told as not new; so is a unique
+        key that is taken, and the answer then names the job that holds it. Submitted
+        means kept: on a durable backend a job survives the process. Raises QueueFull when
+        more would wait than the backend was told to hold, and takes none.
         """
         ...
 
@@ -267,11 +358,23 @@ class QueueBackend(Protocol):
         """Jobs in any of ``states`` (all when empty) and of ``batch``, newest first."""
         ...
 
+    async def batch(self, batch_id: str) -> BatchStatus:
+        """How far the batch is. Raises UnknownBatch when no job of it is known."""
+        ...
+
     async def cancel(self, job_id: str) -> CancelOutcome:
         """Stop the job and say what really happened. Raises UnknownJob.
 
-        A queued or scheduled job is cancelled and never runs. A running one is told by its
-        next heartbeat.
+        A queued or scheduled job is cancelled and never runs. The worker of a running one is
+        told by ``orders`` and by its next heartbeat.
+        """
+        ...
+
+    async def cancel_batch(self, batch_id: str) -> dict[CancelOutcome, int]:
+        """Cancel every job of the batch, and count the outcomes; each is present.
+
+        Jobs that are submitted to the batch while it is cancelled may be missed. Raises
+        UnknownBatch.
         """
         ...
 
@@ -279,8 +382,12 @@ class QueueBackend(Protocol):
         """Queue a failed or cancelled job again, with its attempts counted from zero.
 
         Attempt numbers go on, so that old answers stay fenced off. A job in another state
-        is left as it is. Raises UnknownJob.
+        is left as it is, and so is one whose unique key another job holds. Raises UnknownJob.
         """
+        ...
+
+    async def retry_failed(self, *, queue: str | None = None, batch: str | None = None) -> int:
+        """``retry`` for every failed job, of this queue and batch if given; says how many."""
         ...
 
     async def claim(
@@ -294,10 +401,12 @@ class QueueBackend(Protocol):
     ) -> list[Lease]:
         """Take up to ``limit`` jobs that are due, best priority and oldest first.
 
-        Nothing is handed out from a paused queue, except the one named by ``job_id``.
-        A job whose lease ran out is first put back to wait its backoff, or is ``failed``
-        with error type ``WorkerLost`` when its attempts are used up. ``queues`` names the
-        queues to take from; empty means all.
+        Nothing is handed out from a paused queue, except the one named by ``job_id``, nor
+        above the limit of a concurrency key. A job whose lease ran out is first put back to
+        wait its backoff, or is ``failed`` with error type ``WorkerLost`` when its attempts are
+        used up. A job that cannot be read is set aside as ``failed`` with error type
+        ``UnreadableJob`` and its text. ``queues`` names the queues to take from; empty means
+        all.
         """
         ...
 
@@ -305,6 +414,17 @@ class QueueBackend(Protocol):
         self, worker: WorkerInfo, leases: Sequence[Lease], *, lease_s: float = DEFAULT_LEASE_S
     ) -> list[Beat]:
         """Extend the leases, and make the worker known; answers are in their order."""
+        ...
+
+    async def orders(self, worker_id: str, leases: Sequence[Lease]) -> Orders:
+        """What was asked of the worker meanwhile. Reads only, and cheaply: ask often."""
+        ...
+
+    async def resize(self, worker_id: str, concurrency: int) -> None:
+        """Ask a worker to run so many jobs at once; it learns so from ``orders``.
+
+        Raises UnknownWorker when it is not listed, ValueError outside 1 to MAX_CONCURRENCY.
+        """
         ...
 
     async def report(self, lease: Lease, progress: float) -> None:
@@ -344,27 +464,30 @@ class QueueBackend(Protocol):
         ...
 
     async def stats(self) -> QueueStats:
-        """Depth by state, oldest age, paused or not, rates of coming and going."""
+        """Depth by state and queue, oldest age, what is paused, rates of coming and going."""
         ...
 
-    async def pause(self) -> None:
-        """Hand out nothing until ``resume``; running jobs go on."""
+    async def pause(self, queue: str | None = None) -> None:
+        """Hand out nothing, or nothing from this queue, until ``resume``; running jobs go on."""
         ...
 
-    async def resume(self) -> None:
-        """Hand out jobs again."""
+    async def resume(self, queue: str | None = None) -> None:
+        """Hand out jobs again: of this queue, or of all, those paused by name included."""
         ...
 
-    async def prune(self, *, older_than_s: float) -> int:
-        """Forget jobs that ended longer ago than this, and say how many."""
+    async def prune(self, *, older_than_s: float, keep: int | None = None) -> int:
+        """Forget jobs that ended longer ago than this, and say how many.
+
+        With ``keep``, also the oldest of those that ended beyond so many.
+        """
         ...
 
     async def wait(self, timeout_s: float, *, queues: Sequence[str] = ()) -> None:
         """Return when there may be work, at the latest after ``timeout_s`` seconds.
 
-        A hint: it may return early, and other processes' jobs may only be noticed at the
-        timeout. Jobs submitted or released in this process, scheduled ones that come due
-        and leases that run out are noticed at once, and so is work that waits already.
+        A hint: it may return early. Jobs submitted or released in this process, scheduled
+        ones that come due, leases that run out and turns of a concurrency key are noticed at
+        once, and so is work that waits already; what other processes do, within ``NOTICE_S``.
         ``queues`` as for ``claim``.
         """
         ...

@@ -1,6 +1,7 @@
 """A queue inside one process, for tests and for work that may be lost with it."""
 
 import bisect
+import dataclasses
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -124,7 +125,7 @@ class MemoryQueue:
         self._promote()
         new = {job.id: job for job in reversed(jobs) if job.id not in self._records}
         if len(self._records) - len(self._finished) + len(new) > self._max_jobs:
-            raise QueueFull(f"the queue holds {self._max_jobs:,} unfinished jobs; try again later")
+            raise QueueFull(self._max_jobs)
         answers = []
         for job in jobs:
             is_new = job.id not in self._records
@@ -257,6 +258,8 @@ class MemoryQueue:
         return QueueStats(
             depth=depth,
             oldest_age_s=age_s,
+            by_queue={},
+            paused=(),
             is_paused=self._is_paused,
             rates=tuple(map(self._rate, RATE_WINDOWS_S)),
         )
@@ -333,7 +336,7 @@ class MemoryQueue:
         record = self._holding(lease)
         if record is None:
             return Beat.LOST
-        record.lease = Lease(record.job, record.attempt, lease.worker, expires_at)
+        record.lease = dataclasses.replace(lease, expires_at=expires_at)
         return Beat.CANCEL if record.is_cancel_requested else Beat.HELD
 
     def _jobs_of(self, worker_id: str) -> tuple[str, ...]:
@@ -375,7 +378,7 @@ class MemoryQueue:
         record.progress = 0.0
         record.attempts.append(Attempt(number=record.attempt, worker=worker, started_at=now))
         self._move(record, JobState.RUNNING)
-        record.lease = Lease(record.job, record.attempt, worker, now + lease_s)
+        record.lease = Lease(record.job, record.attempt, worker, now + lease_s, now, record.tries)
         return record.lease
 
     def _end_attempt(self, record: _Record, error: JobError | None) -> None:

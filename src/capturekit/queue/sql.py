@@ -419,6 +419,8 @@ class SqlQueue:
             return QueueStats(
                 depth=_depth(connection, now),
                 oldest_age_s=None if oldest is None else max(0.0, now - oldest),
+                by_queue={},
+                paused=(),
                 is_paused=bool(connection.scalar(select(_is_paused))),
                 rates=tuple(_rate(connection, now, window_s) for window_s in RATE_WINDOWS_S),
             )
@@ -760,7 +762,7 @@ def _take(
     ]
     if attempts:
         connection.execute(insert(_attempt), attempts)
-    return [Lease(_as_job(row), row.attempt, worker, until) for row in rows]
+    return [Lease(_as_job(row), row.attempt, worker, until, now, row.tries) for row in rows]
 
 
 def _introduce(connection: Connection, worker: WorkerInfo, now: float) -> None:
