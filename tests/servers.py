@@ -158,12 +158,20 @@ def running_server(data: Path, **environment: str) -> Iterator[Server]:
 
 
 @contextmanager
-def running_worker(data: Path) -> Iterator[subprocess.Popen[str]]:
-    """A ``capturekit worker`` on the data folder, ended with SIGTERM."""
+def running_worker(
+    data: Path, *options: str, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A ``capturekit worker`` on the data folder, ended with SIGTERM unless the test ended it."""
     command = [sys.executable, "-m", "capturekit", "worker", "--data", str(data), "-c", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [*command, *options],
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **environment},
+    )
     try:
         yield process
     finally:
-        process.terminate()
-        assert process.wait(START_S) == 0
+        if process.poll() is None:
+            process.terminate()
+            assert process.wait(START_S) == 0

@@ -13,3 +13,12 @@ def take_a_while(frame: Frame) -> Frame:
 
 
 pipeline = ProcessingPipeline((take_a_while,))
+
+
+def take_for_ever(frame: Frame) -> Frame:
+    """What a decoder that hangs does."""
+    time.sleep(600)
+    return frame
+
+
+hanging = ProcessingPipeline((take_for_ever,))

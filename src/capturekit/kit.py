@@ -18,15 +18,15 @@ from pydantic import JsonValue
 from capturekit.blobs import FileBlobs
 from capturekit.database import Connection, Database
 from capturekit.datafolder import ServerLock, make_folder
-from capturekit.errors import CaptureKitError, ConfigError, Conflict, QueueFull
+from capturekit.errors import CaptureKitError, ConfigError, Conflict, QueueFull, StorageError
 from capturekit.picture import PictureInfo, verify
 from capturekit.pipeline import ProcessingPipeline, load_pipeline
 from capturekit.pressure import Pressure
 from capturekit.processing import JOB_KIND, JobLimits, Processing
-from capturekit.queue.base import QueueBackend
-from capturekit.queue.memory import MemoryQueue
+from capturekit.queue.base import JobState, QueueBackend
 from capturekit.queue.sql import SqlQueue
 from capturekit.queue.sql import metadata as queue_metadata
+from capturekit.queue.urls import open_queue
 from capturekit.settings import Settings
 from capturekit.steps import default_pipeline
 from capturekit.store import Capture, NewCapture, Store, migrations
@@ -44,6 +44,9 @@ LONG_TOKEN: Final = 20
 FORGIVEN_KILLS: Final = 20
 """Ends of the server that a job survives without losing an attempt. A server that was killed
 says little about what it was working on; a picture that kills it every time still fails."""
+
+OWN_DATABASE: Final = "sql://"
+"""The queue's URL when jobs are kept with the captures, and submitted in one transaction."""
 
 SWEEP_S: Final = 30.0
 """Seconds between looks for captures whose job was lost."""
@@ -81,6 +84,7 @@ class CaptureKit:
 
     ``async with CaptureKit(Settings(data_dir=...)) as kit`` opens the data folder, brings
     the database up to date and starts processing; leaving it lets running jobs finish.
+    Where ``is_working`` is False, ``kit.worker`` is made and left to the caller to run.
     Raises DataDirInUse, StorageReadOnly, StorageFull, DatabaseTooNew or ConfigError.
     """
 
@@ -99,12 +103,14 @@ class CaptureKit:
         *,
         pipeline: ProcessingPipeline | None = None,
         role: Role = Role.SERVER,
+        is_working: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings or Settings.load()
         self.role = role
         self.pipeline = pipeline or _pipeline(self.settings)
         self.blobs = FileBlobs(self.settings.data_dir / "blobs")
+        self._is_working = is_working
         self._clock = clock
 
     async def __aenter__(self) -> Self:
@@ -138,9 +144,10 @@ class CaptureKit:
         """Keep a picture and queue it; returns its capture and whether it was known.
 
         Returns only when all of it is on the disk. Raises an ImageError, NotAuthorized when
-        the device was revoked, Conflict when the key names another picture, or a
+        the device was revoked, Conflict when the key names another picture, QueueFull, or a
         StorageError; then nothing was kept.
         """
+        await self._require_room()
         info = await anyio.to_thread.run_sync(self._verify, upload.content)
         sha256 = await self.blobs.put(upload.content)
         new = NewCapture(
@@ -183,13 +190,17 @@ class CaptureKit:
         """Submit captures that no job stands for, and forget jobs that ended long ago."""
         if found := await self.processing.sweep():
             logger.info("%d captures had no job and were submitted", found)
-        await self.queue.prune(older_than_s=self.settings.job_retention_s)
+        await self.queue.prune(
+            older_than_s=self.settings.job_retention_s, keep=self.settings.max_finished_jobs
+        )
 
     async def _open(self, stack: AsyncExitStack) -> None:
         folder = self.settings.data_dir
         await anyio.to_thread.run_sync(make_folder, folder)
         if self.role is Role.SERVER:
             stack.enter_context(ServerLock(folder))
+        if self.role is Role.WORKER:
+            self._require_shared_data()
         database = await stack.enter_async_context(
             Database(
                 f"sqlite:///{self.settings.database_path}",
@@ -205,14 +216,13 @@ class CaptureKit:
             await self._start_work(stack)
 
     async def _open_queue(self, stack: AsyncExitStack, database: Database) -> None:
-        is_memory = self.settings.queue_url == "memory://"
-        if is_memory and self.role is Role.WORKER:
-            raise ConfigError(
-                "CAPTUREKIT_QUEUE_URL is memory://, which a worker process cannot see; "
-                "use sql:// (the default) for the server and its workers"
-            )
+        settings = self.settings
+        url = settings.queue_url.get_secret_value()
+        self._is_transactional = url == OWN_DATABASE
         queue = (
-            MemoryQueue(clock=self._clock) if is_memory else SqlQueue(database, clock=self._clock)
+            SqlQueue(database, clock=self._clock, max_waiting=settings.max_queued)
+            if self._is_transactional
+            else open_queue(url, clock=self._clock, max_waiting=settings.max_queued)
         )
         self.queue = await stack.enter_async_context(queue)
         self.processing = Processing(
@@ -220,7 +230,7 @@ class CaptureKit:
             self.queue,
             self.blobs,
             self.pipeline,
-            limits=JobLimits(self.settings.max_attempts, self.settings.job_timeout_s),
+            limits=JobLimits(settings.max_attempts, settings.job_timeout_s),
             clock=self._clock,
         )
 
@@ -241,7 +251,9 @@ class CaptureKit:
             {JOB_KIND: self.processing.handle},
             concurrency=max(1, self.settings.concurrency),
             lease_s=self.settings.job_lease_s,
+            grace_s=self.settings.job_grace_s,
             name=self.role,
+            queues=self.settings.queues,
             clock=self._clock,
             after_failure=self.processing.settle,
         )
@@ -256,25 +268,29 @@ class CaptureKit:
                 )
                 sweeper.start_soon(self.pressure.run)
             stack.callback(sweeper.cancel_scope.cancel)
-        if self.settings.concurrency:
+        if self._is_working and self.settings.concurrency:
             tasks.start_soon(self.worker.run)
         stack.callback(self.worker.stop)
 
     async def _take_over(self) -> None:
         """Pick up what an earlier server left behind, however it ended."""
-        if isinstance(self.queue, SqlQueue):
+        if self._is_transactional and isinstance(self.queue, SqlQueue):
             # We hold the lock, so whoever worked inside an earlier server is dead.
             await self.queue.expire_leases(f"{Role.SERVER}-", forgiven=FORGIVEN_KILLS)
         await self.blobs.remove_unfinished()
-        await self.sweep()
+        await self._try_to_sweep()
 
     async def _sweep_for_ever(self) -> None:
         while True:
             await anyio.sleep(SWEEP_S)
-            try:
-                await self.sweep()
-            except CaptureKitError as error:
-                logger.warning("the sweep failed and is tried again: %s", error)
+            await self._try_to_sweep()
+
+    async def _try_to_sweep(self) -> None:
+        try:
+            await self.sweep()
+        except CaptureKitError as error:
+            # A queue whose server is away, or that is full: what is kept waits in the store.
+            logger.warning("the sweep failed and is tried again: %s", error)
 
     def _verify(self, content: bytes) -> PictureInfo:
         limits = self.settings
@@ -283,19 +299,48 @@ class CaptureKit:
             from capturekit.picture.child import verify_in_child as check
         return check(content, max_bytes=limits.max_upload_bytes, max_pixels=limits.max_pixels)
 
+    def _require_shared_data(self) -> None:
+        """Raise ConfigError when this worker would not see what the server sees."""
+        url = self.settings.queue_url.get_secret_value()
+        if url.startswith("memory:"):
+            raise ConfigError(
+                "CAPTUREKIT_QUEUE_URL is memory://, which a worker process cannot see; "
+                "use sql:// (the default) for the server and its workers"
+            )
+        if url != OWN_DATABASE and not self.settings.database_path.exists():
+            raise ConfigError(
+                f"there is no capturekit database in {self.settings.data_dir}: a worker needs the "
+                "data folder of the server whose jobs it takes; share that folder, name it with "
+                "--data, and start the server first"
+            )
+
+    async def _require_room(self) -> None:
+        """Raise QueueFull before a picture is kept, where its job is not submitted with it."""
+        limit = self.settings.max_queued
+        if limit is None or self._is_transactional:
+            return
+        try:
+            depth = (await self.queue.stats()).depth
+        except StorageError as error:
+            logger.warning("whether the queue has room is not known: %s", error)
+            return
+        if depth[JobState.QUEUED] + depth[JobState.SCHEDULED] >= limit:
+            raise QueueFull(limit)
+
     def _enqueue(self, connection: Connection, capture: Capture) -> None:
         """In the transaction that stores the capture: there is no capture without its job."""
-        if isinstance(self.queue, SqlQueue):
+        if self._is_transactional and isinstance(self.queue, SqlQueue):
             self.queue.submit_within(connection, [self.processing.job(capture)])
 
     async def _wake(self, capture: Capture) -> None:
-        if isinstance(self.queue, SqlQueue):
+        if self._is_transactional and isinstance(self.queue, SqlQueue):
             self.queue.notify()
             return
         try:
             await self.queue.submit(self.processing.job(capture))
-        except QueueFull:
-            logger.warning("the queue is full; capture %s waits for a sweep", capture.id)
+        except (QueueFull, StorageError) as error:
+            # The capture is kept, and that is what was acknowledged.
+            logger.warning("capture %s waits for a sweep: %s", capture.id, error)
 
 
 def _pipeline(settings: Settings) -> ProcessingPipeline:

@@ -33,6 +33,20 @@ DEFAULT_RATE_LIMITS: Final = {
 """Per identity, but ``ip``: everything that one address sends, unknown paths included."""
 
 
+QUEUE_SCHEMES: Final = (
+    "sql",
+    "memory",
+    "redis",
+    "rediss",
+    "unix",
+    "valkey",
+    "valkeys",
+    "postgresql",
+    "postgres",
+    "sqlite",
+)
+"""Of the URLs that name a queue."""
+
 LoadSignal: TypeAlias = Literal["queue", "event_loop", "memory", "pressure"]
 
 
@@ -54,11 +68,30 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port to listen on; 0 takes a free one and says which."""
-    queue_url: Literal["sql://", "memory://"] = "sql://"
-    """``sql://`` keeps jobs in the database. ``memory://`` keeps them in the process; captures
-    that wait are found again after a restart."""
+    queue_url: SecretStr = SecretStr("sql://")
+    """Where jobs are kept. ``sql://``: in the database, with the captures. ``redis://HOST:PORT/DB``
+    (also ``rediss``, ``unix``, ``valkey``, and ``+sentinel`` or ``+cluster`` after them):
+    Redis or Valkey. ``postgresql://USER@HOST/NAME``: a database of its own. ``memory://``: in
+    the server's process. Captures that wait are found again whatever the queue loses."""
+    queues: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated names of the queues to take jobs from; default: all. Pictures wait in
+    ``default``, the library's own housekeeping in ``maintenance``."""
+    max_queued: Annotated[int, Field(ge=1)] | None = None
+    """Jobs that may wait. Beyond it uploads are refused with 503 and nothing is kept. Default:
+    no bound; in memory 10,000."""
     concurrency: Annotated[int, Field(ge=0, le=64)] = min(os.cpu_count() or 1, 8)
     """Pictures processed at once inside the server; 0 leaves all work to workers."""
+    executor: Literal["thread", "process"] = "thread"
+    """Where pictures are processed. In a thread a picture that is cancelled or takes too long is
+    given up, and its thread runs on to the end of its step; a process is killed at once, and a
+    picture that crashes the decoder takes nothing else with it. Costs some milliseconds more."""
+    child_max_jobs: Annotated[int, Field(ge=1)] | None = None
+    """Pictures after which a process of the executor is replaced by a fresh one."""
+    child_max_memory_bytes: Annotated[int, Field(ge=2**20)] | None = None
+    """Resident memory at which a process of the executor is replaced by a fresh one."""
+    device_concurrency: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Pictures of one device processed at once, over all workers, so that one that sends a
+    thousand does not hold up the others. Default: no such limit."""
     pipeline: str | None = None
     """``module:attr`` of a ProcessingPipeline, or a ``.json`` file that describes one; default:
     quality, codes, thumbnail."""
@@ -94,6 +127,10 @@ class Settings(BaseSettings):
     """Seconds without a sign of life after which a worker's job is given to another."""
     job_retention_s: Annotated[float, Field(ge=60)] = 7 * 86400.0
     """Seconds a finished job stays known."""
+    max_finished_jobs: Annotated[int, Field(ge=0)] = 100_000
+    """Finished jobs that stay known at most; the oldest go first."""
+    job_grace_s: Annotated[float, Field(ge=0)] = 10.0
+    """Seconds that running jobs get to finish after SIGTERM, before they are handed back."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged to standard error."""
     redis_url: SecretStr | None = None
@@ -157,11 +194,19 @@ class Settings(BaseSettings):
             return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("load_signals", mode="before")
+    @field_validator("load_signals", "queues", mode="before")
     @classmethod
-    def _parse_signals(cls, value: object) -> object:
+    def _parse_names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("queue_url")
+    @classmethod
+    def _check_queue_url(cls, value: SecretStr) -> SecretStr:
+        scheme, colon, _ = value.get_secret_value().partition("://")
+        if not colon or scheme.partition("+")[0] not in QUEUE_SCHEMES:
+            raise ValueError(f"begins with none of {', '.join(QUEUE_SCHEMES)}, then ://")
         return value
 
     @field_validator("database_url", "blob_url")

@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "demo": "capturekit.cli.demo:demo",
     "devices": "capturekit.cli.devices:devices",
     "stock": "capturekit.cli.stock:stock",
+    "queue": "capturekit.cli.queue:queue",
     "limits": "capturekit.cli.limits:limits",
     "db": "capturekit.cli.db:db",
 }

@@ -1,6 +1,7 @@
 """``capturekit serve`` and ``capturekit worker``: the processes that stay."""
 
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,20 +54,50 @@ def _show_new_token(kit: "CaptureKit") -> None:
 @click.command()
 @data_option
 @click.option("-c", "--concurrency", type=int, help="Pictures at once  [default: CPU count]")
-def worker(data_dir: Path | None, concurrency: int | None) -> None:
-    """Process pictures beside a server on the same data folder; any number may run."""
+@click.option("--queue-url", metavar="URL", help="Where the jobs are  [default: sql://]")
+@click.option("--queues", metavar="NAMES", help="Take jobs from these only, comma-separated.")
+@click.option(
+    "--executor",
+    type=click.Choice(["thread", "process"]),
+    help="Process pictures in threads, or in processes that can be killed  [default: thread]",
+)
+@click.option("--child-max-jobs", type=int, metavar="N", help="Renew a process after N pictures.")
+@click.option(
+    "--child-max-memory",
+    "child_max_mb",
+    type=int,
+    metavar="MB",
+    help="Renew a process that holds more megabytes.",
+)
+@click.option("--until-empty", is_flag=True, help="Leave when no job is left to run.")
+def worker(child_max_mb: int | None, until_empty: bool, **options: object) -> None:
+    """Process pictures beside a server; any number may run.
+
+    On the server's data folder, with its queue. SIGTERM or SIGINT lets running jobs finish
+    for JOB_GRACE_S seconds, and hands back what still runs then.
+    """
     from capturekit.settings import Settings
 
-    settings = Settings.load(data_dir=data_dir, concurrency=concurrency)
+    max_memory = None if child_max_mb is None else child_max_mb * 2**20
+    settings = Settings.load(**options, child_max_memory_bytes=max_memory)
     log_to_stderr(settings.log_level)
-    anyio.run(_work, settings, backend_options={"use_uvloop": True})
+    anyio.run(_work, settings, until_empty, backend_options={"use_uvloop": True})
 
 
-async def _work(settings: "Settings") -> None:
+async def _work(settings: "Settings", until_empty: bool) -> None:
     from capturekit.kit import CaptureKit, Role
 
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with CaptureKit(settings, role=Role.WORKER):
+    async with (
+        CaptureKit(settings, role=Role.WORKER, is_working=False) as kit,
+        anyio.create_task_group() as tasks,
+    ):
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            tasks.start_soon(_stop_at_signal, signals, kit)
             click.echo("capturekit worker started", err=True)
-            async for _ in signals:
-                break
+            await kit.worker.run(until_empty=until_empty)
+            tasks.cancel_scope.cancel()
+
+
+async def _stop_at_signal(signals: AsyncIterator[signal.Signals], kit: "CaptureKit") -> None:
+    async for _ in signals:
+        kit.worker.stop()
