@@ -110,6 +110,10 @@ class LeaseLost(CaptureKitError):
     """The job was given to another attempt or cancelled; this worker's answer has no effect."""
 
 
+class JobCancelled(CaptureKitError):
+    """The job was cancelled, so it has no result."""
+
+
 class QueueFull(CaptureKitError):
     """As many jobs wait as may; none of those submitted was taken. Try again later."""
 
