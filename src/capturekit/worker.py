@@ -23,6 +23,7 @@ from capturekit.errors import (
     CaptureKitError,
     ImageError,
     LeaseLost,
+    MissingExtra,
     Permanent,
     RateLimited,
     StorageBusy,
@@ -457,6 +458,19 @@ class Worker:
         except Exception:
             log.exception("job %s: its outcome cannot be told; its lease will run out", run.id)
         return True
+
+
+def __getattr__(name: str) -> object:
+    """``capturekit.worker:broker``, for ``taskiq worker``; made when it is asked for."""
+    if name != "broker":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from capturekit.taskiq import make_broker
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("capturekit"):
+            raise
+        raise MissingExtra("a worker of taskiq", "server,redis") from error
+    return globals().setdefault("broker", make_broker())
 
 
 async def _say_nothing() -> None: ...

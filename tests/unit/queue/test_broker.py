@@ -414,10 +414,12 @@ async def test_values_of_python_become_json(broker: QueueBroker) -> None:
 
 
 async def test_what_is_not_json_fails_for_good(queue: MemoryQueue, broker: QueueBroker) -> None:
-    task = broker.register_task(object, task_name="t")
+    @broker.task("t")
+    async def give_back_anything() -> object:
+        return object()
 
     async with working(broker):
-        sent = await task.kiq()
+        sent = await give_back_anything.kiq()
         result = await result_of(sent)
 
     assert isinstance(result.error, Permanent)
