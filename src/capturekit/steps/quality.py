@@ -145,7 +145,7 @@ class JudgeQuality(Chainable):
         luma = frame.gray_within(LONG_SIDE)
         mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(luma))
         is_edge, focus = _edges(luma)
-        edges = float(is_edge.mean())
+        edges = _share(is_edge)
         covered = _covered_share(frame, luma, is_edge, self.covered_from)
         quality = Quality(
             sharpness=sharpness(frame),
@@ -188,30 +188,32 @@ def _edges(luma: Pixels) -> tuple[NDArray[np.bool_], float]:
     smooth = cv2.blur(luma, (3, 3))
     # Motion blurs one way only. Lines do not mix, so every fourth is enough.
     across, focus_across = _edges_along(np.ascontiguousarray(smooth[::4]))
-    down, focus_down = _edges_along(np.ascontiguousarray(smooth.T[::4]))
+    columns = cv2.transpose(np.ascontiguousarray(smooth[:, ::4]))
+    down, focus_down = _edges_along(np.asarray(columns, np.uint8))
     focuses = [focus for focus in (focus_across, focus_down) if focus]
     return across | down.T, min(focuses, default=0.0)
 
 
 def _edges_along(lines: Pixels) -> tuple[NDArray[np.bool_], float]:
     """Where there are edges at every fourth pixel of the rows; their focus, 0 if they are few."""
-    narrow = cv2.dilate(cv2.morphologyEx(lines, cv2.MORPH_GRADIENT, _row(3)), _row(7))
-    wide = cv2.morphologyEx(lines, cv2.MORPH_GRADIENT, _row(9))
-    near, far = (np.ascontiguousarray(steps[:, ::4]) for steps in (narrow, wide))
+    narrow = cv2.dilate(cv2.morphologyEx(lines, cv2.MORPH_GRADIENT, _ROW_3), _ROW_7)
+    wide = cv2.morphologyEx(lines, cv2.MORPH_GRADIENT, _ROW_9)
+    near, far = (np.ascontiguousarray(steps[:, ::4], np.uint8) for steps in (narrow, wide))
     is_edge = np.asarray(far >= EDGE_FROM)
-    if is_edge.mean() < LEAST_EDGES:
+    count = np.count_nonzero(is_edge)
+    if count < LEAST_EDGES * is_edge.size:
         return is_edge, 0.0
     # The stronger ones only: shading has no focus, and a step of it is low.
-    is_strong = _mask(far >= cv2.mean(far, _mask(is_edge))[0])
-    return is_edge, cv2.mean(near, is_strong)[0] / cv2.mean(far, is_strong)[0]
+    is_strong = far >= _sum(far, is_edge) / count
+    return is_edge, _sum(near, is_strong) / _sum(far, is_strong)
 
 
-def _row(length: int) -> Pixels:
-    return np.ones((1, length), np.uint8)
+_ROW_3, _ROW_7, _ROW_9 = (np.ones((1, length), np.uint8) for length in (3, 7, 9))
 
 
-def _mask(where: NDArray[np.bool_]) -> Pixels:
-    return where.view(np.uint8)
+def _sum(levels: Pixels, where: NDArray[np.bool_]) -> float:
+    # A tenth of the time of cv2.mean with a mask.
+    return cv2.norm(levels, cv2.NORM_L1, where.view(np.uint8))
 
 
 def _covered_share(
@@ -219,13 +221,17 @@ def _covered_share(
 ) -> float:
     """Share without edges, as far as it is black or glows red."""
     parts = cv2.resize(is_edge.astype(np.float32), (20, 15), interpolation=cv2.INTER_AREA)
-    smooth = float((parts < 0.25).mean())
+    smooth = _share(np.asarray(parts < 0.25))
     if smooth < covered_from:
         return 0.0
-    black = float((luma[::8, ::8] < BLACK_BELOW).mean())
-    blue, green, red = np.moveaxis(frame.bgr[::16, ::16].astype(np.float32), 2, 0)
+    black = _share(luma[::8, ::8] < BLACK_BELOW)
+    blue, green, red = frame.bgr[::16, ::16].astype(np.float32).transpose(2, 0, 1)
     glow = (red > RED_FROM * green) & (red > RED_FROM * blue) & (red >= BLACK_BELOW)
-    return min(smooth, max(black, float(glow.mean())))
+    return min(smooth, max(black, _share(glow)))
+
+
+def _share(where: NDArray[np.bool_]) -> float:
+    return np.count_nonzero(where) / where.size
 
 
 def _clipped_share(luma: Pixels) -> float:
