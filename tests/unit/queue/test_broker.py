@@ -789,6 +789,21 @@ async def test_a_lost_lease_stops_the_task_and_its_answer_has_no_effect(
     assert "Can't set result" in caplog.text
 
 
+async def test_a_task_may_take_longer_than_a_lease(queue: MemoryQueue) -> None:
+    brokers = [QueueBroker(nullcontext(queue), lease_s=0.3) for _ in range(2)]
+
+    async def nap() -> None:
+        await asyncio.sleep(1)
+
+    for broker in brokers:
+        task = broker.register_task(nap, task_name="t")
+    async with working(brokers[0]), working(brokers[1]):
+        sent = await task.kiq()
+        await result_of(sent)
+
+    assert len((await queue.status(sent.task_id)).attempts) == 1
+
+
 # How it ends
 
 
