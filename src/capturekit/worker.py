@@ -8,16 +8,16 @@ import logging
 import os
 import secrets
 import socket
-import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from anyio.abc import TaskGroup, TaskStatus
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from capturekit.errors import (
     CaptureKitError,
@@ -34,20 +34,24 @@ from capturekit.errors import (
 )
 from capturekit.queue.base import (
     DEFAULT_LEASE_S,
+    NOTICE_S,
     Beat,
     Job,
     JobError,
+    JobState,
     JobStatus,
     Lease,
     QueueBackend,
     RetryPolicy,
     WorkerInfo,
+    checked_concurrency,
 )
+from capturekit.schedule import Schedule, Ticker
 
 log = logging.getLogger(__name__)
 
-POLL_S: Final = 1.0
-"""How long an idle worker goes without looking for the jobs of other processes."""
+IDLE_S: Final = 5.0
+"""How long an idle worker goes without a look at the queue, should no hint reach it."""
 
 GRACE_S: Final = 10.0
 """How long jobs may go on after ``stop``."""
@@ -66,7 +70,9 @@ MAX_MESSAGE: Final = 2000
 
 _STORAGE_RETRY: Final = RetryPolicy(base_s=0.1, cap_s=STORAGE_PAUSE_S)
 _PASSING: Final = (StorageFull, StorageBusy, StorageReadOnly)
-_JSON: Final[TypeAdapter[JsonValue]] = TypeAdapter(JsonValue)
+_JSON: Final[TypeAdapter[JsonValue]] = TypeAdapter(
+    JsonValue, config=ConfigDict(allow_inf_nan=False)
+)
 
 
 class _Reason(StrEnum):
@@ -78,10 +84,20 @@ class _Reason(StrEnum):
     STOP = "the worker stops"
 
 
+class StopSign(Protocol):
+    """Says whether work should end, as ``threading.Event`` does."""
+
+    def is_set(self) -> bool:
+        """True from when it should end. Safe in any thread."""
+        ...
+
+
 class JobContext:
     """What a handler gets: its job, and the two words it may have with the worker."""
 
-    def __init__(self, queue: QueueBackend, lease: Lease, stop: threading.Event) -> None:
+    __slots__ = ("_lease", "_queue", "_stop")
+
+    def __init__(self, queue: QueueBackend, lease: Lease, stop: StopSign) -> None:
         self._queue = queue
         self._lease = lease
         self._stop = stop
@@ -107,7 +123,8 @@ class JobContext:
         """True when the work is no longer wanted: raise or return soon. Safe in any thread.
 
         Async code need not ask: it is cancelled. Work in a thread cannot be, so it asks
-        between its steps; until then it keeps its slot.
+        between its steps; until then it keeps its slot, unless the thread was given up as
+        those of a ``ThreadExecutor`` are.
         """
         return self._stop.is_set()
 
@@ -115,34 +132,89 @@ class JobContext:
 Handler: TypeAlias = Callable[[JobContext], Awaitable[JsonValue]]
 """Runs one kind of job; what it returns is the job's result."""
 
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def typed(
+    model: type[_Model], function: Callable[[JobContext, _Model], Awaitable[JsonValue]]
+) -> Handler:
+    """A handler that calls ``function(context, payload)`` with the payload as this model.
+
+    A payload that is none fails for good, and the job's error says what is wrong with it.
+    """
+
+    async def handle(context: JobContext) -> JsonValue:
+        try:
+            payload = model.model_validate(context.job.payload)
+        except ValidationError as error:
+            raise WrongPayload(model, error) from error
+        return await function(context, payload)
+
+    return handle
+
+
+class WrongPayload(Permanent):
+    """A job's payload is not what its handler takes."""
+
+    def __init__(self, model: type[BaseModel], error: ValidationError) -> None:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'the whole'}: {each['msg']}"
+            for each in error.errors(include_url=False, include_input=False)
+        )
+        super().__init__(f"the payload is no {model.__name__}: {wrong}")
+
 
 class _Run:
-    """A job in this worker's hands."""
+    """A job in this worker's hands; also the sign that tells its handler to stop."""
+
+    __slots__ = ("context", "has_succeeded", "is_storage_passing", "lease", "reason", "scope")
 
     def __init__(self, queue: QueueBackend, lease: Lease) -> None:
         self.lease = lease
         self.scope = anyio.CancelScope()
         self.reason: _Reason | None = None
-        self.done = anyio.Event()
         self.is_storage_passing = True
         self.has_succeeded = False
-        self._stop = threading.Event()
-        self.context = JobContext(queue, lease, self._stop)
+        self.context = JobContext(queue, lease, self)
 
     @property
     def id(self) -> str:
         return self.lease.job.id
 
+    def begin(self) -> None:
+        self.scope.deadline = anyio.current_time() + self.lease.job.timeout_s
+
     def interrupt(self, reason: _Reason) -> None:
         """Stop the handler. The first reason stands, except that a lost lease trumps all."""
-        if self.reason is None or reason is _Reason.LOST:
+        if self.stopped() is None or reason is _Reason.LOST:
             self.reason = reason
-        self._stop.set()
         self.scope.cancel()
 
-    async def limit(self) -> None:
-        await anyio.sleep(self.lease.job.timeout_s)
-        self.interrupt(_Reason.TIMEOUT)
+    def stopped(self) -> _Reason | None:
+        """Why the handler was told to stop; None when it was not."""
+        if self.reason is None and self.scope.cancel_called:
+            self.reason = _Reason.TIMEOUT
+        return self.reason
+
+    def is_set(self) -> bool:
+        return self.scope.cancel_called
+
+
+class _Signal:
+    """Wakes those who wait for it at that moment. Costs nothing while nobody does."""
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+
+    def give(self) -> None:
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        if self._event is None:
+            self._event = anyio.Event()
+        await self._event.wait()
 
 
 _Report: TypeAlias = Callable[[], Awaitable[object]]
@@ -154,10 +226,13 @@ class Worker:
     ``handlers`` maps a job's kind to what runs it. A handler that raises ``Permanent`` or
     an ``ImageError`` fails for good; ``RateLimited`` puts the job off and a full, busy or
     read-only disk hands it back, both without counting the attempt; every other exception
-    counts, and is tried again while attempts are left. ``lease_s`` is how long the queue
-    waits for a worker that is not heard of; a third of it passes between two heartbeats,
-    and so at most before a running job learns that it was cancelled. ``after_failure`` gets
-    the status of a job whose attempt did not succeed, once the queue knows of it.
+    counts, and is tried again while attempts are left. A handler that blocks the event loop
+    stops the heartbeats of all: such work belongs in an executor.
+
+    ``lease_s`` is how long the queue waits for a worker that is not heard of; a third of it
+    passes between two heartbeats. That a running job was cancelled is noticed within half a
+    second. ``schedules`` are jobs to submit by the clock. ``after_failure`` gets the status of
+    a job whose attempt did not succeed, once the queue knows of it.
     """
 
     def __init__(  # noqa: PLR0913  # by name, each with a default
@@ -170,17 +245,17 @@ class Worker:
         grace_s: float = GRACE_S,
         name: str = "worker",
         queues: Sequence[str] = (),
+        schedules: Sequence[Schedule] = (),
         clock: Callable[[], float] = time.time,
         after_failure: Callable[[JobStatus], Awaitable[None]] | None = None,
     ) -> None:
-        if concurrency < 1:
-            raise ValueError(f"concurrency is {concurrency}; a worker needs at least 1")
         self._queue = queue
         self._handlers = handlers
-        self._concurrency = concurrency
+        self._concurrency = checked_concurrency(concurrency)
         self._lease_s = lease_s
         self._grace_s = grace_s
         self._queues = queues
+        self._ticker = Ticker(queue, schedules, clock=clock)
         self._clock = clock
         self._after_failure = after_failure
         self._host = socket.gethostname()
@@ -188,10 +263,12 @@ class Worker:
         self._started_at = clock()
         self._runs: dict[str, _Run] = {}
         self._inline: dict[str, _Run] = {}
+        self._ordered: int | None = None
+        self._until_empty = False
         self._is_stopping = False
         self._troubles = 0
         self._idle = anyio.CancelScope()
-        self._slot_freed = anyio.Event()
+        self._job_ended = _Signal()
 
     @property
     def id(self) -> str:
@@ -203,17 +280,36 @@ class Worker:
         """Ids of the jobs that run in this worker now."""
         return (*self._runs, *self._inline)
 
-    async def run(self) -> None:
+    @property
+    def concurrency(self) -> int:
+        """Jobs that may run at once."""
+        return self._concurrency
+
+    def resize(self, concurrency: int) -> None:
+        """Run so many jobs at once from now on; those that run end in their own time.
+
+        ``QueueBackend.resize`` asks a worker for the same from anywhere. Raises ValueError
+        outside 1 to MAX_CONCURRENCY.
+        """
+        self._concurrency = checked_concurrency(concurrency)
+        self._job_ended.give()
+        self._idle.cancel()
+
+    async def run(self, *, until_empty: bool = False) -> None:
         """Work until ``stop``. Cancelling it is a stop without grace.
 
-        Storage that fails is logged once and tried again; it never ends the worker.
+        With ``until_empty`` also return when none of its queues has a job that is due and none
+        runs here. What is scheduled for later, another attempt for instance, is not waited
+        for. Storage that fails is logged once and tried again; it never ends the worker.
         """
+        self._until_empty = until_empty
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._beat_forever, self._runs)
-                while not self._is_stopping:
-                    await self._work_on(tasks)
-                await self._drain()
+                tasks.start_soon(self._heed_forever, self._runs)
+                tasks.start_soon(self._ticker.run, self._complain)
+                async with _shielded_group(tasks) as jobs:
+                    await self._work_and_drain(jobs)
                 tasks.cancel_scope.cancel()
         finally:
             await self._leave()
@@ -245,36 +341,76 @@ class Worker:
             await self._wait_for(job_id, pause_s)
 
     async def _wait_for(self, job_id: str, timeout_s: float) -> None:
-        run = self._runs.get(job_id) or self._inline.get(job_id)
+        is_here = job_id in self._runs or job_id in self._inline
         with anyio.move_on_after(timeout_s):
-            await (run.done.wait() if run else anyio.sleep_forever())
+            while not is_here or job_id in self._runs or job_id in self._inline:
+                await self._job_ended.wait()
 
     async def _run_inline(self, lease: Lease) -> None:
-        run = self._hold(lease, self._inline)
+        run = self._inline[lease.job.id] = _Run(self._queue, lease)
+        held = {run.id: run}
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._beat_forever, {run.id: run})
-            await self._execute(run, self._inline)
+            tasks.start_soon(self._beat_forever, held)
+            tasks.start_soon(self._heed_forever, held)
+            report: _Report = partial(self._queue.release, lease)
+            try:
+                report = await self._attempt(run)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._end(run, report, self._inline)
             tasks.cancel_scope.cancel()
 
-    async def _work(self, tasks: TaskGroup) -> None:
-        """Claim what there is room for, then wait for the next reason to look again."""
-        free = self._concurrency - len(self._runs)
-        if free == 0:
-            await self._until_stop(self._slot_freed.wait)
-            return
-        leases = await self._claim(free, queues=self._queues)
-        self._troubles = 0
-        for lease in leases:
-            tasks.start_soon(self._execute, self._hold(lease, self._runs), self._runs)
-        if len(leases) < free:
-            await self._until_stop(partial(self._queue.wait, POLL_S, queues=self._queues))
-
-    async def _work_on(self, tasks: TaskGroup) -> None:
+    async def _work_and_drain(self, jobs: TaskGroup) -> None:
         try:
-            await self._work(tasks)
+            while not self._is_stopping and await self._work_on(jobs):
+                pass
+            with anyio.move_on_after(self._grace_s):
+                await self._all_done()
+        except anyio.get_cancelled_exc_class():
+            self._is_stopping = True
+            raise
+        finally:
+            for run in self._runs.values():
+                run.interrupt(_Reason.STOP)
+            with anyio.CancelScope(shield=True):
+                await self._all_done()
+
+    async def _all_done(self) -> None:
+        while self._runs:
+            await self._job_ended.wait()
+
+    async def _work_on(self, jobs: TaskGroup) -> bool:
+        """One round; False when there is nothing left to do."""
+        try:
+            return await self._work(jobs)
         except Exception as error:  # noqa: BLE001  # the loop must live on
             self._complain(error)
             await self._until_stop(self._pause)
+        return True
+
+    async def _work(self, jobs: TaskGroup) -> bool:
+        """Claim what there is room for, then wait for the next reason to look again."""
+        free = self._concurrency - len(self._runs)
+        if free <= 0:
+            await self._until_stop(self._job_ended.wait)
+            return True
+        leases = await self._claim(free, queues=self._queues)
+        self._troubles = 0
+        for lease in leases:
+            run = self._runs[lease.job.id] = _Run(self._queue, lease)
+            jobs.start_soon(self._execute, run)
+        if len(leases) < free:
+            if self._until_empty and await self._is_empty():
+                return False
+            await self._until_stop(partial(self._queue.wait, IDLE_S, queues=self._queues))
+        return True
+
+    async def _is_empty(self) -> bool:
+        if self._runs:
+            return False
+        by_queue = (await self._queue.stats()).by_queue
+        names = self._queues or by_queue
+        return not any(by_queue[name][JobState.QUEUED] for name in names if name in by_queue)
 
     async def _claim(
         self, limit: int, *, queues: Sequence[str] = (), job_id: str | None = None
@@ -287,6 +423,7 @@ class Worker:
         return leases  # noqa: RET504  # to mypy a scope may swallow what it holds
 
     async def _until_stop(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Wait, but no longer than until ``stop`` or another reason to look again at once."""
         with anyio.CancelScope() as self._idle:
             if not self._is_stopping:
                 await wait()
@@ -305,23 +442,14 @@ class Worker:
     async def _pause(self) -> None:
         await anyio.sleep(_STORAGE_RETRY.delay_s(self._troubles))
 
-    async def _drain(self) -> None:
-        with anyio.move_on_after(self._grace_s):
-            await self._all_done()
-        for run in self._runs.values():
-            run.interrupt(_Reason.STOP)
-        await self._all_done()
-
-    async def _all_done(self) -> None:
-        while self._runs:
-            await self._slot_freed.wait()
-
     async def _leave(self) -> None:
         with anyio.CancelScope(shield=True):
             try:
                 await self._queue.forget_worker(self._id)
             except StorageError as error:
                 log.warning("worker %s stays on the list for a while: %s", self._id, error)
+
+    # Heartbeats and orders
 
     async def _beat_forever(self, held: Mapping[str, _Run]) -> None:
         while True:
@@ -341,61 +469,83 @@ class Worker:
             heartbeat_at=self._clock(),
         )
         leases = [run.lease for run in runs]
-        beats = await self._queue.heartbeat(worker, leases, lease_s=self._lease_s)
-        for run, beat in zip(runs, beats, strict=True):
-            if beat is Beat.CANCEL:
-                run.interrupt(_Reason.CANCEL)
-            elif beat is Beat.LOST:
-                run.interrupt(_Reason.LOST)
+        _obey(runs, await self._queue.heartbeat(worker, leases, lease_s=self._lease_s))
 
-    def _hold(self, lease: Lease, held: dict[str, _Run]) -> _Run:
-        run = held[lease.job.id] = _Run(self._queue, lease)
-        return run
+    async def _heed_forever(self, held: Mapping[str, _Run]) -> None:
+        while True:
+            before = anyio.current_time()
+            await anyio.sleep(NOTICE_S)
+            self._check_pulse(anyio.current_time() - before - NOTICE_S, held)
+            try:
+                await self._heed(list(held.values()))
+            except StorageError as error:
+                # The next heartbeat says it too, and complains if it cannot.
+                log.debug("worker %s: no orders: %s", self._id, error)
+            except Exception as error:  # noqa: BLE001  # the loop must live on
+                self._complain(error)
 
-    async def _execute(self, run: _Run, held: dict[str, _Run]) -> None:
+    async def _heed(self, runs: Sequence[_Run]) -> None:
+        orders = await self._queue.orders(self._id, [run.lease for run in runs])
+        _obey(runs, orders.beats)
+        if orders.concurrency is not None and orders.concurrency != self._ordered:
+            self._ordered = orders.concurrency
+            self.resize(orders.concurrency)
+            # So that whoever asked sees it.
+            await self._beat(runs)
+
+    def _check_pulse(self, late_s: float, held: Mapping[str, _Run]) -> None:
+        if held and late_s > self._lease_s / 3:
+            kinds = sorted({run.lease.job.kind for run in held.values()})
+            log.warning(
+                "no heartbeat for %.1f s: a handler blocks the event loop, one of %s; "
+                "run what blocks in an executor",
+                late_s,
+                ", ".join(kinds),
+            )
+
+    # Running a job
+
+    async def _execute(self, run: _Run) -> None:
+        await self._end(run, await self._attempt(run), self._runs)
+
+    async def _end(self, run: _Run, report: _Report, held: dict[str, _Run]) -> None:
         try:
-            report = await self._attempt(run)
-        except anyio.get_cancelled_exc_class():
-            await self._settle(run, partial(self._queue.release, run.lease))
-            raise
-        else:
             await self._settle(run, report)
             if not run.has_succeeded:
                 await self._tell_of(run)
         finally:
             del held[run.id]
-            run.done.set()
-            self._slot_freed.set()
-            self._slot_freed = anyio.Event()
+            self._job_ended.give()
+            if self._until_empty:
+                self._idle.cancel()
 
     async def _tell_of(self, run: _Run) -> None:
         if self._after_failure is None:
             return
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._after_failure(await self._queue.status(run.id))
-            except Exception:
-                log.exception("job %s: what should follow its end failed", run.id)
+        try:
+            await self._after_failure(await self._queue.status(run.id))
+        except Exception:
+            log.exception("job %s: what should follow its end failed", run.id)
 
     async def _attempt(self, run: _Run) -> _Report:
         """Run the handler within its time; what to tell the queue."""
-        async with anyio.create_task_group() as watch:
-            watch.start_soon(run.limit)
-            report = await self._handle(run)
-            watch.cancel_scope.cancel()
-        return report
-
-    async def _handle(self, run: _Run) -> _Report:
+        failure: Exception | None = None
+        result: JsonValue = None
+        has_ended = False
         try:
             handler = self._handler(run.lease.job.kind)
+            run.begin()
             with run.scope:
-                result = _json(await handler(run.context))
-                if run.reason is not _Reason.TIMEOUT:
-                    run.has_succeeded = True
-                    return partial(self._queue.finish, run.lease, result)
+                result = as_json(await handler(run.context))
+                has_ended = True
         except Exception as error:  # noqa: BLE001  # a handler may raise anything
-            if run.reason is None:
-                return self._failure(run, _bare(error))
+            failure = _bare(error)
+        reason = run.stopped()
+        if has_ended and reason is not _Reason.TIMEOUT:
+            run.has_succeeded = True
+            return partial(self._queue.finish, run.lease, result)
+        if failure is not None and reason is None:
+            return self._failure(run, failure)
         return self._interrupted(run)
 
     def _handler(self, kind: str) -> Handler:
@@ -437,13 +587,12 @@ class Worker:
     async def _settle(self, run: _Run, report: _Report) -> None:
         """Tell the queue how it ended, however often it takes."""
         tries = 0
-        with anyio.CancelScope(shield=True):
-            while run.reason is not _Reason.LOST and not await self._is_told(run, report):
-                tries += 1
-                if tries >= MAX_REPORTS and (self._is_stopping or not run.is_storage_passing):
-                    log.error("job %s: gave up reporting; its lease will run out", run.id)
-                    return
-                await self._pause()
+        while run.reason is not _Reason.LOST and not await self._is_told(run, report):
+            tries += 1
+            if tries >= MAX_REPORTS and (self._is_stopping or not run.is_storage_passing):
+                log.error("job %s: gave up reporting; its lease will run out", run.id)
+                return
+            await self._pause()
 
     async def _is_told(self, run: _Run, report: _Report) -> bool:
         """Whether there is nothing more to say."""
@@ -473,6 +622,32 @@ def __getattr__(name: str) -> object:
     return globals().setdefault("broker", make_broker())
 
 
+@asynccontextmanager
+async def _shielded_group(tasks: TaskGroup) -> AsyncIterator[TaskGroup]:
+    """A group whose tasks are not cancelled with those of ``tasks``, and end within the with."""
+    is_over = anyio.Event()
+
+    async def hold(*, task_status: TaskStatus[TaskGroup]) -> None:
+        async with anyio.create_task_group() as group:
+            group.cancel_scope.shield = True
+            task_status.started(group)
+            await is_over.wait()
+
+    group: TaskGroup = await tasks.start(hold)
+    try:
+        yield group
+    finally:
+        is_over.set()
+
+
+def _obey(runs: Sequence[_Run], beats: Sequence[Beat]) -> None:
+    for run, beat in zip(runs, beats, strict=True):
+        if beat is Beat.CANCEL:
+            run.interrupt(_Reason.CANCEL)
+        elif beat is Beat.LOST:
+            run.interrupt(_Reason.LOST)
+
+
 async def _say_nothing() -> None: ...
 
 
@@ -483,7 +658,8 @@ def _bare(error: Exception) -> Exception:
     return error
 
 
-def _json(value: JsonValue) -> JsonValue:
+def as_json(value: object) -> JsonValue:
+    """The value, if it is JSON; raises Permanent otherwise."""
     try:
         return _JSON.validate_python(value)
     except ValidationError as error:

@@ -350,7 +350,7 @@ async def test_only_the_named_queues_are_worked_on(queue: Disk) -> None:
 
 
 def test_a_worker_without_room_is_an_error(queue: Disk) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="give 1 to"):
         Worker(queue, {}, concurrency=0)
 
 
