@@ -150,9 +150,6 @@ class Hands:
     async def settle(self, result: TaskiqResult[Any]) -> None:
         """Tell how the current task ended. Raises LeaseLost when that has no effect."""
         delivery = current_delivery()
-        task = delivery.task
-        while task is not None and task.cancelling():
-            task.uncancel()  # It was stopped, and that is done: what follows may wait for things.
         report = self._answers.ended(delivery, result.error, result.return_value)
         if not await asyncio.shield(self._end(delivery, report)):
             raise LeaseLost(f"job {delivery.id}: the answer had no effect")
