@@ -12,7 +12,6 @@ from typing import ClassVar, Final, Literal, TypeAlias, get_args
 import cv2
 import numpy as np
 import zxingcpp
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from capturekit.frame import Frame, Observation, Outline, Point
@@ -20,7 +19,7 @@ from capturekit.pipeline import Chainable
 from capturekit.steps.clearer import ATTEMPTS, BESIDE_OTHERS, places, slanted
 from capturekit.steps.gs1 import Gs1, parse, parse_link
 from capturekit.steps.gtin import is_gtin, normal_form
-from capturekit.steps.regions import Mask, look, opened
+from capturekit.steps.regions import Box, Mask, around, look, opened
 from capturekit.steps.scan import (
     MATRIX,
     Formats,
@@ -29,13 +28,12 @@ from capturekit.steps.scan import (
     enlarged,
     formats,
     inverted,
+    mirrored,
     read,
-    whole_columns,
-    whole_rows,
+    thinned,
 )
-from capturekit.steps.stacks import Polygon, labels
+from capturekit.steps.stacks import Polygon, joined, labels
 
-Outlined: TypeAlias = NDArray[np.float32]
 Effort: TypeAlias = Literal["fast", "default", "thorough"]
 
 RETAIL = ("EAN13", "EAN8", "UPCA", "UPCE", "Code128", "QRCode")
@@ -48,6 +46,9 @@ found by a single scan line has no height. Two labels are never that near."""
 HALVED_FROM_PX: Final = 1000
 """Longer side from which a picture is also read at half its size. In smaller ones codes are
 seldom larger than zxing likes."""
+
+ALL_LINES_BELOW: Final = 900
+"""Rows of a picture, from which bars are not looked for in each: zxing itself skips from 1024."""
 
 THIN: Final = 0.04
 """Height of a bar code by its length, under which it was read on single lines. Of zxing's reads
@@ -136,10 +137,10 @@ class ReadCodes(Chainable):
     A cheap look (``regions``) says where bars stand, where they lie, and where there may be
     matrix codes. Then attempts follow each other; each looks only where none before it read:
 
-    - ``fast`` reads bars along rows, mirrored ones along columns, and matrix codes in half the
-      picture, dark on light and light on dark.
+    - ``fast`` reads bars along rows, mirrored ones along columns, label by label where they
+      stand apart, and matrix codes in half the picture, dark on light and light on dark.
     - ``default`` adds small matrix codes, dark on light, and, when nothing was read at all,
-      large or noisy bars in a third of the picture. Light on dark, modules need 4 px.
+      large or noisy codes in a third of the picture. Light on dark, modules need 4 px.
     - ``thorough`` turns slanted bars upright, and adds what ``clearer.ATTEMPTS`` makes of the
       places that are left. When nothing was read at all, zxing then sees the whole picture;
       else small codes light on dark are read too if other matrix codes than QR are wanted.
@@ -155,7 +156,7 @@ class ReadCodes(Chainable):
     """
 
     name: ClassVar[str] = "codes"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str | type, ...]] = ("gray", "gray_half")
     gives: ClassVar[tuple[type, ...]] = (Codes,)
 
@@ -199,11 +200,7 @@ class _Search:
         frame.show("regions", regions.picture())
 
     def fast(self) -> None:
-        if self._wanted.bars is not None:
-            for box in self._regions.bounds(self._regions.upright):
-                self._read("fast", whole_rows(self._gray, box), self._wanted.bars)
-            for box in self._regions.bounds(self._regions.lying):
-                self._read("fast", whole_columns(self._gray, box), self._wanted.bars)
+        self._read_stripes()
         for box in self._regions.bounds(self._left(self._matrix, 3)):
             self._read_matrix("fast", self._halved(box), inverts=True)
 
@@ -212,10 +209,12 @@ class _Search:
         if self._scale > 1 or not self._wanted.only_qr:
             for view in self._small_views():
                 self._read_matrix("default", view, inverts=False)
+        if not self.found:
+            for box in self._regions.bounds(self._matrix):
+                self._read_matrix("default", self._smaller(box), inverts=True)
         if self._wanted.bars is not None and not self.found:
-            for box in self._regions.bounds(self._regions.upright | self._regions.lying):
-                small = enlarged(self._halved(box), self._scale / 3)
-                self._read("default", small, self._wanted.bars, turns=True)
+            for box in around(self._stripes(lie=False) + self._stripes(lie=True)):
+                self._read("default", self._smaller(box), self._wanted.bars, turns=True)
 
     def thorough(self) -> None:
         nothing = not self.found
@@ -227,11 +226,26 @@ class _Search:
         for name, attempt in ATTEMPTS.items():
             if nothing and self.found:
                 return
-            left = self._left(self._regions.busy, 3)
+            left = self._left(self._regions.likely(low=not self._wanted.only_qr), 3)
             for view in places(self._gray, self._regions, left, share * attempt.most):
                 self._read(name, attempt.make(view), self._wanted.all, turns=True)
         if not self.found:
             self._read_all_ways()
+
+    def _read_stripes(self) -> None:
+        if self._wanted.bars is None:
+            return
+        height, width = self._gray.shape
+        for box in self._stripes(lie=False):
+            rows = cut(self._gray, box)
+            self._read("fast", thinned(rows, _step(height)), self._wanted.bars)
+        for box in self._stripes(lie=True):
+            columns = mirrored(cut(self._gray, box))
+            self._read("fast", thinned(columns, _step(width)), self._wanted.bars)
+
+    def _stripes(self, *, lie: bool) -> list[Box]:
+        regions = self._regions
+        return regions.stripes(regions.lying if lie else regions.upright, lie=lie)
 
     def _small_views(self) -> list[View]:
         return [cut(self._gray, box) for box in self._regions.parts(self._small_left())]
@@ -258,9 +272,13 @@ class _Search:
         Cells are larger where the scale is 2, and a rim would hide a low code between others.
         """
         rim = 1 if self._wanted.only_qr or self._scale == 1 else 0
-        return self._regions.uncovered(self._matrix, (code.polygon for code in self.found), rim)
+        mask = self._regions.knots(self._matrix, low=not self._wanted.only_qr)
+        return self._regions.uncovered(mask, (code.polygon for code in self.found), rim)
 
-    def _halved(self, box: tuple[int, int, int, int]) -> View:
+    def _smaller(self, box: Box) -> View:
+        return enlarged(self._halved(box), self._scale / 3)
+
+    def _halved(self, box: Box) -> View:
         gray = self._frame.gray_half if self._scale == 2 else self._gray
         return cut(gray, box, self._scale)
 
@@ -280,16 +298,31 @@ class _Search:
         shrinks: bool = False,
     ) -> None:
         ways = {"turns": turns, "inverts": inverts, "shrinks": shrinks}
+        seen: dict[tuple[str, str], list[Code]] = {}
         for barcode, polygon in read(view, wanted, **ways):
             code = _code(barcode, polygon, attempt)
             if _is_likely(code):
-                self.found.extend(self._labels(code))
+                seen.setdefault((code.format, code.text), []).append(code)
+        for codes in seen.values():
+            self.found.extend(self._labels(codes))
 
-    def _labels(self, code: Code) -> list[Code]:
-        """Each label of a stack that was read as one. Rows of one code are no labels."""
+    def _labels(self, codes: list[Code]) -> list[Code]:
+        """Each label of stacks that were read as one. Rows of one code are no labels."""
+        code = codes[0]
         if code.format in MATRIX or "Stk" in code.format:
-            return [code]
-        return [replace(code, polygon=polygon) for polygon in labels(self._gray, code.polygon)]
+            return codes
+        reads = joined([code.polygon for code in codes])
+        each = [polygon for read in reads for polygon in labels(self._gray, read)]
+        return [replace(code, polygon=polygon) for polygon in each]
+
+
+def _step(lines: int) -> int:
+    """One of how many lines is read: in small pictures each, in larger ones every other.
+
+    At 1600 x 1200 each line cost a sixth more and read 2 % more of the bar codes, every third
+    one at 2592 x 1944 a tenth less and 5 % fewer.
+    """
+    return 1 if lines < ALL_LINES_BELOW else max(2, round(lines / 1000))
 
 
 def _code(barcode: zxingcpp.Barcode, polygon: Polygon, attempt: str) -> Code:
@@ -334,33 +367,44 @@ def _one_a_place(codes: Iterable[Code]) -> list[Code]:
     Code 128 twice, once wrongly and with the right check digit. More scan lines agree on
     the larger read; in all such cases seen it was the right one.
     """
-    kept: list[tuple[Code, Outlined]] = []
+    kept: list[_Placed] = []
     for code in sorted(codes, key=_area, reverse=True):
-        x, y = _middle(code)
-        if any(_lies_in(x, y, outline) or _is_line_of(code, other) for other, outline in kept):
-            continue
-        kept.append((code, np.array(code.polygon, np.float32)))
-    return sorted((code for code, _ in kept), key=lambda code: min((y, x) for x, y in code.polygon))
+        x, y = _middle(code.polygon)
+        if not any(placed.holds(x, y) or placed.has_line(code, x, y) for placed in kept):
+            kept.append(_Placed(code))
+    found = [placed.code for placed in kept]
+    return sorted(found, key=lambda code: min((y, x) for x, y in code.polygon))
+
+
+class _Placed:
+    """A read that is kept, and where it lies."""
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+        xs, ys = zip(*code.polygon, strict=True)
+        self._left, self._right = min(xs) - SAME_PLACE_PX, max(xs) + SAME_PLACE_PX
+        self._top, self._bottom = min(ys) - SAME_PLACE_PX, max(ys) + SAME_PLACE_PX
+        self._outline = np.array(code.polygon, np.float32)
+
+    def holds(self, x: float, y: float) -> bool:
+        """Whether the point is inside, or nearly."""
+        if not (self._left <= x <= self._right and self._top <= y <= self._bottom):
+            return False
+        return cv2.pointPolygonTest(self._outline, (x, y), measureDist=True) >= -SAME_PLACE_PX
+
+    def has_line(self, code: Code, x: float, y: float) -> bool:
+        """Whether a read of few lines is one more line of this label, read beside it."""
+        if code.text != self.code.text or not _is_thin(code):
+            return False
+        first, second = self.code.polygon[:2]
+        return math.dist((x, y), _middle(self.code.polygon)) < math.dist(first, second) / 2
 
 
 def _area(code: Code) -> float:
-    return cv2.contourArea(np.array(code.polygon, np.float32))
-
-
-def _is_line_of(code: Code, other: Code) -> bool:
-    """Whether a read of few lines is one more line of a label that was read beside it."""
-    length = math.dist(*other.polygon[:2])
-    return (
-        code.text == other.text
-        and _is_thin(code)
-        and math.dist(_middle(code), _middle(other)) < length / 2
-    )
-
-
-def _middle(code: Code) -> Point:
     (a, b), (c, d), (e, f), (g, h) = code.polygon
+    return abs((e - a) * (h - d) - (g - c) * (f - b)) / 2
+
+
+def _middle(polygon: Polygon) -> Point:
+    (a, b), (c, d), (e, f), (g, h) = polygon
     return ((a + c + e + g) / 4, (b + d + f + h) / 4)
-
-
-def _lies_in(x: float, y: float, outline: Outlined) -> bool:
-    return cv2.pointPolygonTest(outline, (x, y), measureDist=True) >= -SAME_PLACE_PX

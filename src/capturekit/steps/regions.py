@@ -35,8 +35,24 @@ PATTERN_UP_TO: Final = 0.75
 """The same share, up to which it may be part of a matrix code; large modules look like bars."""
 SLANTED_FROM: Final = 12
 """Degrees off a row or column; zxing reads most bars that are nearer."""
-MOST_PARTS: Final = 12
-"""More boxes than this are read as one: each costs a call."""
+CLEAR_SHARE: Final = 0.7
+"""Share from which bars are clear. Of 643 made bar codes that zxing reads, tilted, blurred and
+noisy ones among them, 99.5 % have a cell with more."""
+CLEAR_EDGES: Final = 40.0
+"""Mean squared gradient of clear bars and of matrix codes; of those read no cell had under 58."""
+CLEAR_ABOVE_NOISE: Final = 6.0
+CLEAR_OF_STRONGEST: Final = 0.03
+"""A third of what the weakest read codes had, for a shelf that is half in the shade."""
+KNOT_SHARE: Final = 0.2
+"""Share of the gradient around a cell that may point one way in the middle of a QR code. All
+131 made ones that zxing reads but not at half the size had a cell under 0.13."""
+LOW_KNOT_SHARE: Final = 0.5
+"""The same for Data Matrix and Aztec codes, which may be two cells wide."""
+CLEAR_CELLS: Final = 2
+LEAST_CELLS: Final = 4
+"""Cells in what hangs together, and clear ones among them, from which it is looked at as bars."""
+CALL_PX: Final = 15_000
+"""Pixels that are read in the time that one more call costs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +68,10 @@ class Regions:
     """Bars that lie on their side."""
     pattern: Mask
     """Edges in all directions."""
+    clear: Mask
+    """Cells with edges as clear and as parallel as bars that can be read have somewhere."""
+    _edges: Floats
+    """Mean squared gradient, less most of the noise."""
     _pointing: tuple[Floats, Floats]
     """How much more gradient there is along rows than along columns, and twice their product."""
 
@@ -88,37 +108,90 @@ class Regions:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
             return []
-        return [self._box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)]
+        left, top = int(columns[0]), int(rows[0])
+        wide, high = int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+        return [self._box(left, top, wide, high, 0, room=1)]
 
     def parts(self, mask: Mask) -> list[Box]:
         """Boxes around what hangs together; the bounds where that is hardly more to read."""
         near = cv2.dilate(mask, _THREE)
-        found = cv2.connectedComponentsWithStats(near, connectivity=8)[2][1:].tolist()
-        boxes = [self._box(x, y, x + w, y + h) for x, y, w, h, _ in found if min(w, h) >= 4]
-        bounds = self.bounds(mask)
-        if len(boxes) > MOST_PARTS or sum(map(area, boxes)) > 0.6 * sum(map(area, bounds)):
-            return bounds
-        return boxes
+        found = cv2.connectedComponentsWithStats(near, ltype=cv2.CV_16U)[2][1:].tolist()
+        return _packed([self._box(*part, room=1) for part in found if min(part[2:4]) >= 4])
+
+    def stripes(self, mask: Mask, *, lie: bool) -> list[Box]:
+        """Boxes around bars: what hangs together, is near to clear bars, and is not too small.
+
+        Words and edges are not near to any, so labels are read without what is around them.
+        """
+        long, wide = (_ACROSS.T, _ROOM.T) if lie else (_ACROSS, _ROOM)
+        clear = np.asarray(self.clear & mask, np.uint8)
+        near = np.asarray(mask & _grown(clear, long), np.uint8)
+        count, named, found, _ = cv2.connectedComponentsWithStats(
+            cv2.dilate(near, wide), ltype=cv2.CV_16U
+        )
+        cells = np.bincount(named[near > 0], minlength=count) >= LEAST_CELLS
+        kept = np.flatnonzero(
+            cells & (np.bincount(named[clear > 0], minlength=count) >= CLEAR_CELLS)
+        )
+        return _packed([self._box(*part, room=0) for part in found[kept].tolist()])
+
+    def knots(self, mask: Mask, *, low: bool) -> Mask:
+        """The mask near places where edges, all together, point nowhere.
+
+        As those of matrix codes do, but not those of words. A ``low`` code may be no higher than
+        a cell or have only two full borders, and must not be mistaken for what is beside it.
+        """
+        share = LOW_KNOT_SHARE if low else KNOT_SHARE
+        one, other = (cv2.blur(part, (3, 3)) for part in self._pointing)
+        evenly = cv2.magnitude(one, other) < share * cv2.blur(self._edges, (3, 3))
+        if low:
+            evenly |= cv2.magnitude(*self._pointing) < share * self._edges
+        least = max(CLEAR_EDGES, CLEAR_OF_STRONGEST * float(self._edges.max()))
+        seeds = np.asarray(mask & evenly & (self._edges > least), np.uint8)
+        return np.asarray(mask & _grown(seeds, _FIVE), np.uint8)
+
+    def likely(self, *, low: bool) -> Mask:
+        """Where bars in any direction or matrix codes may be: near clear ones and knots."""
+        bars = self.upright | self.lying
+        near = bars & _grown(self.clear, _FIVE)
+        return np.asarray(near | self.knots(self.busy if low else self.pattern, low=low), np.uint8)
 
     def picture(self) -> Pixels:
         """The three masks as grey levels, a pixel a cell, for a trace."""
         return np.asarray(255 * self.upright // 3 + 255 * self.lying // 3 + 85 * self.pattern)
 
-    def _box(self, left: int, top: int, right: int, bottom: int) -> Box:
-        """In pixels, with room for quiet zones."""
+    def _box(self, left: int, top: int, wide: int, high: int, _: int, *, room: int) -> Box:
+        """In pixels, with cells of room around for quiet zones."""
         height, width = self.shape
         cell = self.cell_px
         return (
-            max(0, (left - 3) * cell),
-            max(0, (top - 3) * cell),
-            min(width, (right + 3) * cell),
-            min(height, (bottom + 3) * cell),
+            max(0, (left - room) * cell),
+            max(0, (top - room) * cell),
+            min(width, (left + wide + room) * cell),
+            min(height, (top + high + room) * cell),
         )
 
 
 def area(box: Box) -> int:
     """Pixels in the box."""
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def around(boxes: Iterable[Box]) -> list[Box]:
+    """The one box around all of them; none when there are none."""
+    sides = [*zip(*boxes, strict=True)]
+    return [(min(sides[0]), min(sides[1]), max(sides[2]), max(sides[3]))] if sides else []
+
+
+def _grown(mask: Mask, by: Mask) -> Mask:
+    return np.asarray(cv2.dilate(mask, by), np.uint8)
+
+
+def _packed(boxes: list[Box]) -> list[Box]:
+    """These, or the one around them where that costs no more to read."""
+    whole = around(boxes)
+    cost = sum(area(box) + CALL_PX for box in boxes)
+    return whole if cost >= sum(area(box) + CALL_PX for box in whole) else boxes
 
 
 def opened(mask: Mask, side: int) -> Mask:
@@ -130,7 +203,7 @@ def opened(mask: Mask, side: int) -> Mask:
 def look(gray: Pixels, half: Pixels | None = None) -> Regions:
     """Where codes may be. ``half`` is the same at half its size, and does at half the cost.
 
-    Costs 0.4 ms at 1600 x 1200 with ``half``: it takes half of its rows.
+    Costs 0.3 ms at 1600 x 1200 with ``half``: it takes half of its rows.
     """
     height, width = gray.shape
     cell = 16 if max(height, width) < 2000 else 24
@@ -140,25 +213,31 @@ def look(gray: Pixels, half: Pixels | None = None) -> Regions:
     edges = xx + yy
     sample = edges[::2, ::2].ravel()
     noise = float(np.partition(sample, sample.size // 20)[sample.size // 20])
-    least = max(LEAST_EDGES, min(ABOVE_NOISE * noise, OF_STRONGEST * float(edges.max())))
+    strongest = float(edges.max())
+    least = max(LEAST_EDGES, min(ABOVE_NOISE * noise, OF_STRONGEST * strongest))
+    above = min(CLEAR_ABOVE_NOISE * noise, 0.15 * strongest)
     pointing = (xx - yy, 2 * xy)
-    share = cv2.magnitude(*pointing) / np.maximum(edges - 0.9 * noise, 1)
+    cleaned = np.maximum(edges - 0.9 * noise, 1)
+    share = cv2.magnitude(*pointing) / cleaned
     busy = edges > least
     bars = busy & (share > BARS_FROM)
+    clear = edges > max(CLEAR_EDGES, CLEAR_OF_STRONGEST * strongest, above)
     return Regions(
         shape=(height, width),
         cell_px=cell,
         upright=opened((bars & (xx >= yy)).astype(np.uint8), 2),
         lying=opened((bars & (xx < yy)).astype(np.uint8), 2),
         pattern=(busy & (share < PATTERN_UP_TO)).astype(np.uint8),
+        clear=(clear & (share > CLEAR_SHARE)).astype(np.uint8),
+        _edges=cleaned,
         _pointing=pointing,
     )
 
 
 def _everywhere(shape: tuple[int, int], cell: int) -> Regions:
     yes = np.ones((-(-shape[0] // cell), -(-shape[1] // cell)), np.uint8)
-    nowhere = np.zeros(yes.shape, np.float32)
-    return Regions(shape, cell, yes, yes, yes, (nowhere, nowhere))
+    much, nowhere = np.full(yes.shape, 1e6, np.float32), np.zeros(yes.shape, np.float32)
+    return Regions(shape, cell, yes, yes, yes, yes, much, (nowhere, nowhere))
 
 
 def _tensor(gray: Pixels, cell: int) -> tuple[Floats, Floats, Floats]:
@@ -170,20 +249,29 @@ def _tensor(gray: Pixels, cell: int) -> tuple[Floats, Floats, Floats]:
     # Each row of cells is looked at in other heights, or modules of its height would hide.
     step = cell // 2
     heights = np.arange(2 * rows) * step + np.arange(2 * rows) * 2 % (step - 1)
-    above, below = gray[heights, : columns * cell], gray[heights + 1, : columns * cell]
-    sums = np.asarray(cv2.add(above, below, dtype=cv2.CV_16S), np.int16)
-    steps = np.asarray(cv2.subtract(below, above, dtype=cv2.CV_16S), np.int16)
+    inside = gray[:, : columns * cell]
+    above, below = inside.take(heights, 0), inside.take(heights + 1, 0)
+    sums = np.add(above, below, dtype=np.int16)
+    steps = np.subtract(below, above, dtype=np.int16)
     across, down = np.zeros_like(sums), np.zeros_like(sums)
     cv2.subtract(sums[:, 1:], sums[:, :-1], dst=across[:, 1:])
     cv2.add(steps[:, 1:], steps[:, :-1], dst=down[:, 1:])
+    # A quarter: both are sums of two differences.
+    weights = np.full((cell, 1), 0.25 / (2 * cell), np.float32)
 
-    def mean(one: NDArray[np.int16], other: NDArray[np.int16]) -> Floats:
-        # A quarter: both are sums of two differences.
-        product = cv2.multiply(one, other, scale=0.25, dtype=cv2.CV_32F)
-        small = cv2.resize(product, (columns, rows), interpolation=cv2.INTER_AREA)
+    def mean(one: Floats, other: Floats) -> Floats:
+        # A product with a matrix is the fastest way to add up the pixels of a cell.
+        added = (one * other).reshape(-1, cell) @ weights
+        small = added.reshape(rows, 2, columns).sum(axis=1)
         return np.asarray(cv2.blur(small, (3, 3)), np.float32)
 
-    return mean(across, across), mean(down, down), mean(across, down)
+    x, y = across.astype(np.float32), down.astype(np.float32)
+    return mean(x, x), mean(y, y), mean(x, y)
 
 
 _THREE: Final = np.ones((3, 3), np.uint8)
+_FIVE: Final = np.ones((5, 5), np.uint8)
+_ACROSS: Final = np.ones((3, 7), np.uint8)
+"""How near to clear bars, in cells, others belong to them: the ends of a code may be blurred."""
+_ROOM: Final = np.ones((3, 5), np.uint8)
+"""Bars this near to each other hang together, and have as much room for quiet zones."""

@@ -20,10 +20,6 @@ from capturekit.steps.regions import Box, Corners
 Map: TypeAlias = NDArray[np.float64]
 """2 x 3: multiplies (x, y, 1) of a view into the x and y of the picture."""
 
-LINES: Final = 512
-"""zxing reads every row of a view with fewer than twice as many rows; of larger ones about as
-many as this."""
-
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -46,26 +42,6 @@ class View:
         return (a * point.x + b * point.y + c, d * point.x + e * point.y + f)
 
 
-def whole_rows(gray: Pixels, box: Box) -> View:
-    """The box, for codes that stand. From top to bottom where that is fewer lines to read."""
-    left, top, right, bottom = box
-    if _lines(gray.shape[0]) <= _lines(bottom - top):
-        top, bottom = 0, gray.shape[0]
-    return View(gray[top:bottom, left:right], _moved(left, top))
-
-
-def whole_columns(gray: Pixels, box: Box) -> View:
-    """The box mirrored at its diagonal, for codes that lie: zxing reads codes in mirrors."""
-    left, top, right, bottom = box
-    if _lines(gray.shape[1]) <= _lines(right - left):
-        left, right = 0, gray.shape[1]
-    return mirrored(View(gray[top:bottom, left:right], _moved(left, top)))
-
-
-def _lines(rows: int) -> int:
-    return rows // max(1, rows // LINES)
-
-
 def cut(gray: Pixels, box: Box, scale: int = 1) -> View:
     """The box, given in pixels of a picture of ``scale`` times the size of ``gray``."""
     left, top, right, bottom = (side // scale for side in box)
@@ -85,11 +61,11 @@ def enlarged(view: View, factor: float) -> View:
     return View(np.asarray(pixels, np.uint8), to_picture)
 
 
-def every_second(view: View) -> View:
-    """The view without every other row: half the lines to read, each as sharp."""
+def thinned(view: View, step: int) -> View:
+    """The view with one of ``step`` rows: fewer lines to read, each as sharp."""
     to_picture = view.to_picture.copy()
-    to_picture[:, 1] *= 2
-    return View(view.pixels[::2], to_picture)
+    to_picture[:, 1] *= step
+    return View(view.pixels[::step], to_picture)
 
 
 def inverted(view: View) -> View:

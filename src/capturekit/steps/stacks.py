@@ -28,7 +28,7 @@ LEAST_LABEL: Final = 0.08
 ALIKE: Final = 0.6
 """Lowest label by highest. Equal labels are equally high; the halves of one that glare cuts
 in two rarely are."""
-LONGEST_PX: Final = 128
+LONGEST_PX: Final = 96
 """Of the read as it is compared. At 256 it took half as long again and at 512 three times as
 long, and ``bench_stacks.py`` counted the same."""
 
@@ -49,9 +49,26 @@ def labels(gray: Pixels, polygon: Polygon) -> list[Polygon]:
     runs = _runs(shown, max(LEAST_GAP_PX, round(LEAST_GAP * length)))
     runs = [(start, end) for start, end in runs if end - start >= LEAST_LABEL * length]
     heights = [end - start for start, end in runs]
-    if len(runs) < 2 or min(heights) < ALIKE * max(heights):
+    if len(runs) < 2 or not _are_alike(heights):
         return [polygon]
     return [_part(polygon, start / height, end / height) for start, end in runs]
+
+
+def joined(polygons: list[Polygon]) -> list[Polygon]:
+    """Reads of one text, each that begins where another ends put together with it.
+
+    The reader parts a tilted stack where it has gone too far aside, in the middle of a label.
+    """
+    whole: list[Polygon] = []
+    for polygon in sorted(polygons, key=lambda corners: corners[0][1] + corners[1][1]):
+        for at, above in enumerate(whole):
+            near = LEAST_GAP * math.dist(above[0], above[1]) + LEAST_GAP_PX
+            if max(math.dist(above[3], polygon[0]), math.dist(above[2], polygon[1])) < near:
+                whole[at] = (above[0], above[1], polygon[2], polygon[3])
+                break
+        else:
+            whole.append(polygon)
+    return whole
 
 
 def _lines(gray: Pixels, polygon: Polygon) -> NDArray[np.float32] | None:
@@ -92,6 +109,13 @@ def _runs(shown: NDArray[np.bool_], least_gap: int) -> list[tuple[int, int]]:
         else:
             runs.append((int(start), int(end)))
     return runs
+
+
+def _are_alike(heights: list[int]) -> bool:
+    """Whether these are labels; of three or more, a read may begin or end within one."""
+    inner = heights[1:-1] if len(heights) > 2 else heights
+    second, highest = sorted(heights)[-2:]
+    return min(*inner, second) >= ALIKE * highest
 
 
 def _part(polygon: Polygon, start: float, end: float) -> Polygon:

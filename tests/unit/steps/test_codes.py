@@ -213,7 +213,7 @@ def test_thorough_reads_bars_at_any_angle_and_says_so() -> None:
 
 
 def test_thorough_tells_which_attempt_found_a_small_blurred_code() -> None:
-    scene = photo(1038, (640, 480))
+    scene = photo(1037, (640, 480))
     frame = Frame.from_pixels(scene.gray)
 
     [code] = ReadCodes(effort="thorough")(frame).find(Codes)

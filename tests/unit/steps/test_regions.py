@@ -89,14 +89,52 @@ def test_what_was_read_is_not_looked_at_again() -> None:
     assert (looked.uncovered(looked.upright, []) == looked.upright).all()
 
 
-def test_many_parts_are_read_as_one() -> None:
-    mask = np.zeros((75, 100), np.uint8)
-    for row in range(4, 60, 12):
-        for column in range(4, 90, 12):
-            mask[row : row + 2, column : column + 2] = 1
+def test_parts_are_read_as_one_where_that_is_no_more_work() -> None:
+    near, far = np.zeros((75, 100), np.uint8), np.zeros((75, 100), np.uint8)
+    for row in range(4, 30, 9):
+        near[row : row + 4, 4:40] = 1
+        far[2 * row : 2 * row + 4, 4:8] = far[2 * row : 2 * row + 4, 90:94] = 1
     looked = look(scene(CODE))
 
-    assert looked.parts(mask) == looked.bounds(mask)
+    assert len(looked.parts(near)) == 1
+    assert len(looked.parts(far)) == 6
+
+
+def test_stripes_are_bars_without_what_is_around() -> None:
+    picture = scene(CODE)
+    picture[100:1100:120, 100:1500] = 0  # boards
+    for line in range(4):
+        at = (40, 800 + 90 * line)
+        cv2.putText(picture, "Words and more words " * 2, at, 0, 0.9, 20, 2)
+
+    looked = look(picture)
+
+    boxes = looked.stripes(looked.upright, lie=False)
+    [bounds] = looked.bounds(looked.upright)
+    assert any(covers(box, CODE) for box in boxes)
+    assert sum(map(regions.area, boxes)) < 0.5 * regions.area(bounds)
+
+
+def test_bars_that_lie_are_stripes_that_lie() -> None:
+    looked = look(scene(np.asarray(np.rot90(CODE), np.uint8)))
+
+    assert len(looked.stripes(looked.lying, lie=True)) == 1
+    assert looked.stripes(looked.upright, lie=False) == []
+
+
+def test_a_matrix_code_is_a_knot() -> None:
+    looked = look(scene(QR))
+
+    for knots in (looked.knots(looked.pattern, low=low) for low in (False, True)):
+        [box] = looked.parts(knots)
+        assert covers(box, QR)
+
+
+def test_bars_and_matrix_codes_are_likely_codes_and_a_bare_wall_is_not() -> None:
+    for paper in (CODE, turned(CODE, 40), QR):
+        looked = look(scene(paper))
+        assert covers(looked.bounds(looked.likely(low=False))[0], paper)
+    assert not look(scene(CODE[:0])).likely(low=True).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 900), (33, 40)])
