@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -27,10 +28,19 @@ from taskiq.receiver import Receiver
 from taskiq.serializers import PickleSerializer
 
 from capturekit.errors import JobCancelled, Permanent, QueueFull, RateLimited, StorageBusy
-from capturekit.queue.base import CancelOutcome, Job, JobState, JobStatus, Lease, RetryPolicy
+from capturekit.queue.base import (
+    CancelOutcome,
+    Job,
+    JobState,
+    JobStatus,
+    Lease,
+    QueueBackend,
+    RetryPolicy,
+)
 from capturekit.queue.broker import QueueBroker, current_delivery
 from capturekit.queue.broker.message import job_of, message_of
 from capturekit.queue.memory import MemoryQueue
+from capturekit.queue.urls import open_queue
 
 pytestmark = pytest.mark.anyio
 
@@ -123,14 +133,15 @@ class BeforeTask(TaskiqMiddleware):
         return message
 
 
-@pytest.fixture
-async def queue() -> AsyncIterator[MemoryQueue]:
-    async with MemoryQueue() as queue:
+@pytest.fixture(params=["memory", "sqlite"])
+async def queue(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[QueueBackend]:
+    url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/queue.db"}[request.param]
+    async with open_queue(url) as queue:
         yield queue
 
 
 @pytest.fixture
-async def broker(queue: MemoryQueue) -> QueueBroker:
+async def broker(queue: QueueBackend) -> QueueBroker:
     return QueueBroker(nullcontext(queue), retry=QUICK, lease_s=0.6)
 
 
@@ -163,11 +174,13 @@ async def working(
             await asyncio.wait_for(broker.shutdown(), PROMPT_S)
 
 
-async def ended(queue: MemoryQueue, job_id: str) -> JobStatus:
+async def ended(queue: QueueBackend, job_id: str) -> JobStatus:
     return await reached(queue, job_id, lambda status: status.state.is_final)
 
 
-async def reached(queue: MemoryQueue, job_id: str, is_it: Callable[[JobStatus], bool]) -> JobStatus:
+async def reached(
+    queue: QueueBackend, job_id: str, is_it: Callable[[JobStatus], bool]
+) -> JobStatus:
     async with asyncio.timeout(PROMPT_S):
         while True:
             status = await queue.status(job_id)
@@ -188,7 +201,7 @@ def lease_of(job: Job) -> Lease:
 
 
 async def test_a_job_of_ours_runs_the_task_of_its_kind(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     @broker.task("process-capture")
     async def process(capture_id: str, series: int) -> str:
@@ -203,7 +216,7 @@ async def test_a_job_of_ours_runs_the_task_of_its_kind(
     assert status.result == "c1 2"
 
 
-async def test_keyword_arguments_are_the_payload(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_keyword_arguments_are_the_payload(queue: QueueBackend, broker: QueueBroker) -> None:
     task = broker.register_task(lambda name: name, task_name="greet")
     await broker.startup()
 
@@ -310,7 +323,7 @@ async def test_a_broker_that_is_not_open_says_so(broker: QueueBroker) -> None:
 
 
 async def test_nothing_is_pickled_whatever_the_serializer(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     broker.with_serializer(PickleSerializer())
 
@@ -328,7 +341,7 @@ async def test_nothing_is_pickled_whatever_the_serializer(
 
 
 async def test_of_one_unique_key_one_runs_and_both_get_its_result(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     @broker.task("count", unique_key="only")
     async def count(number: int) -> int:
@@ -343,7 +356,7 @@ async def test_of_one_unique_key_one_runs_and_both_get_its_result(
     assert len(await queue.statuses()) == 1
 
 
-async def test_a_delayed_task_waits(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_a_delayed_task_waits(queue: QueueBackend, broker: QueueBroker) -> None:
     task = broker.register_task(lambda: None, task_name="t")
     async with working(broker):
         sent = await task.kicker().with_labels(delay=0.3).kiq()
@@ -413,7 +426,7 @@ async def test_values_of_python_become_json(broker: QueueBroker) -> None:
     assert result.return_value == datetime(2026, 1, 2, tzinfo=UTC)
 
 
-async def test_what_is_not_json_fails_for_good(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_what_is_not_json_fails_for_good(queue: QueueBackend, broker: QueueBroker) -> None:
     @broker.task("t")
     async def give_back_anything() -> object:
         return object()
@@ -427,7 +440,7 @@ async def test_what_is_not_json_fails_for_good(queue: MemoryQueue, broker: Queue
 
 
 async def test_an_error_is_tried_again_and_not_ready_before(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     ready: list[bool] = []
 
@@ -453,7 +466,7 @@ async def test_an_error_is_tried_again_and_not_ready_before(
     ]
 
 
-async def test_a_permanent_error_ends_it(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_a_permanent_error_ends_it(queue: QueueBackend, broker: QueueBroker) -> None:
     @broker.task("t")
     async def refuse() -> None:
         raise Permanent("never")
@@ -469,7 +482,7 @@ async def test_a_permanent_error_ends_it(queue: MemoryQueue, broker: QueueBroker
 
 
 async def test_a_rate_limited_task_is_put_off_and_loses_no_attempt(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     runs: list[int] = []
 
@@ -504,7 +517,7 @@ async def test_errors_come_back_by_their_class(broker: QueueBroker) -> None:
     assert (type(own).__name__, str(own)) == ("OfTheTask", "o")
 
 
-async def test_no_result_is_a_success_without_one(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_no_result_is_a_success_without_one(queue: QueueBackend, broker: QueueBroker) -> None:
     @broker.task("t")
     async def no_result() -> None:
         raise NoResultError
@@ -517,7 +530,7 @@ async def test_no_result_is_a_success_without_one(queue: MemoryQueue, broker: Qu
 
 
 async def test_a_task_may_requeue_itself_and_loses_no_attempt(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     runs: list[int] = []
 
@@ -537,7 +550,7 @@ async def test_a_task_may_requeue_itself_and_loses_no_attempt(
 
 
 async def test_a_retry_middleware_does_not_retry_twice(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     broker.add_middlewares(SimpleRetryMiddleware(default_retry_label=True))
     runs: list[int] = []
@@ -558,7 +571,7 @@ async def test_a_retry_middleware_does_not_retry_twice(
 
 
 async def test_another_result_backend_does_not_hide_the_end(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     broker.with_result_backend(InmemoryResultBackend[Any]())
     task = broker.register_task(lambda: 5, task_name="t")
@@ -571,7 +584,7 @@ async def test_another_result_backend_does_not_hide_the_end(
     assert status.result == result.return_value == 5
 
 
-async def test_progress_is_shown(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_progress_is_shown(queue: QueueBackend, broker: QueueBroker) -> None:
     go_on = asyncio.Event()
 
     @broker.task("t")
@@ -607,7 +620,7 @@ async def test_an_unknown_task_is_an_error_and_never_pending(broker: QueueBroker
 
 
 async def test_a_kind_without_a_task_fails_for_good(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     async with working(broker):
         await queue.submit(Job(id="a", kind="nobody"))
@@ -618,7 +631,7 @@ async def test_a_kind_without_a_task_fails_for_good(
 
 
 async def test_a_job_that_is_no_message_is_set_aside_and_the_worker_goes_on(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     task = broker.register_task(lambda: 1, task_name="t")
     async with working(broker, slots=1):
@@ -633,7 +646,7 @@ async def test_a_job_that_is_no_message_is_set_aside_and_the_worker_goes_on(
 
 
 async def test_a_label_that_taskiq_cannot_read_sets_the_job_aside(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     broker.register_task(lambda: 1, task_name="t")
     payload: dict[str, JsonValue] = {"_taskiq": {"labels": {"x": "text"}, "labels_types": {"x": 2}}}
@@ -645,7 +658,7 @@ async def test_a_label_that_taskiq_cannot_read_sets_the_job_aside(
     assert status.error.type == "UnreadableJob"
 
 
-async def test_a_hook_that_raises_fails_the_job(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_a_hook_that_raises_fails_the_job(queue: QueueBackend, broker: QueueBroker) -> None:
     async def fail() -> None:
         raise LookupError("no such hook")
 
@@ -662,7 +675,7 @@ async def test_a_hook_that_raises_fails_the_job(queue: MemoryQueue, broker: Queu
 # What is stopped
 
 
-async def test_a_cancelled_task_stops_at_once(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_a_cancelled_task_stops_at_once(queue: QueueBackend, broker: QueueBroker) -> None:
     loop = asyncio.get_running_loop()
 
     @broker.task("t")
@@ -683,7 +696,7 @@ async def test_a_cancelled_task_stops_at_once(queue: MemoryQueue, broker: QueueB
     assert isinstance(result.error, JobCancelled)
 
 
-async def test_a_cancel_stops_a_hook_too(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_a_cancel_stops_a_hook_too(queue: QueueBackend, broker: QueueBroker) -> None:
     broker.add_middlewares(BeforeTask(lambda: asyncio.sleep(120)))
     ran: list[int] = []
     task = broker.register_task(lambda: ran.append(1), task_name="t")
@@ -698,7 +711,7 @@ async def test_a_cancel_stops_a_hook_too(queue: MemoryQueue, broker: QueueBroker
     assert ran == []
 
 
-async def test_work_in_a_thread_is_told_to_stop(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_work_in_a_thread_is_told_to_stop(queue: QueueBackend, broker: QueueBroker) -> None:
     told = threading.Event()
 
     @broker.task("t")
@@ -717,7 +730,7 @@ async def test_work_in_a_thread_is_told_to_stop(queue: MemoryQueue, broker: Queu
 
 
 async def test_a_prefetched_job_that_is_cancelled_never_begins(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     go_on = asyncio.Event()
     ran: list[str] = []
@@ -741,7 +754,7 @@ async def test_a_prefetched_job_that_is_cancelled_never_begins(
     assert ran == ["first", "third"]
 
 
-async def test_a_task_has_the_time_of_its_job(queue: MemoryQueue, broker: QueueBroker) -> None:
+async def test_a_task_has_the_time_of_its_job(queue: QueueBackend, broker: QueueBroker) -> None:
     @broker.task("t")
     async def hang() -> None:
         await asyncio.sleep(120)
@@ -789,14 +802,13 @@ async def test_a_lost_lease_stops_the_task_and_its_answer_has_no_effect(
     assert "Can't set result" in caplog.text
 
 
-async def test_a_task_may_take_longer_than_a_lease(queue: MemoryQueue) -> None:
+async def test_a_task_may_take_longer_than_a_lease(queue: QueueBackend) -> None:
     brokers = [QueueBroker(nullcontext(queue), lease_s=0.3) for _ in range(2)]
 
     async def nap() -> None:
         await asyncio.sleep(1)
 
-    for broker in brokers:
-        task = broker.register_task(nap, task_name="t")
+    task, _ = [broker.register_task(nap, task_name="t") for broker in brokers]
     async with working(brokers[0]), working(brokers[1]):
         sent = await task.kiq()
         await result_of(sent)
@@ -808,7 +820,7 @@ async def test_a_task_may_take_longer_than_a_lease(queue: MemoryQueue) -> None:
 
 
 async def test_what_still_runs_at_the_end_is_handed_back(
-    queue: MemoryQueue, broker: QueueBroker
+    queue: QueueBackend, broker: QueueBroker
 ) -> None:
     @broker.task("t")
     async def hang() -> None:
@@ -888,7 +900,7 @@ async def test_a_queue_that_does_not_open_says_why() -> None:
     await broker.shutdown()
 
 
-async def test_what_follows_a_failure_is_told(queue: MemoryQueue) -> None:
+async def test_what_follows_a_failure_is_told(queue: QueueBackend) -> None:
     told: list[JobState] = []
 
     async def follow(status: JobStatus) -> None:
@@ -903,11 +915,13 @@ async def test_what_follows_a_failure_is_told(queue: MemoryQueue) -> None:
     async with working(broker):
         await result_of(await fails.kicker().with_labels(max_attempts=2).kiq())
 
-    assert told == [JobState.SCHEDULED, JobState.FAILED]
+    assert len(told) == 2
+    assert not told[0].is_final
+    assert told[1] is JobState.FAILED
 
 
 async def test_a_worker_holds_as_many_as_it_was_told(
-    queue: MemoryQueue,
+    queue: QueueBackend,
 ) -> None:
     broker = QueueBroker(nullcontext(queue), concurrency=1, lease_s=0.6)
     go_on = asyncio.Event()
@@ -922,9 +936,11 @@ async def test_a_worker_holds_as_many_as_it_was_told(
         running = (await queue.stats()).depth[JobState.RUNNING]
         (worker,) = await queue.workers()
         await queue.resize(worker.id, 3)
-        await reached(queue, sent[2].task_id, lambda status: status.state is JobState.RUNNING)
-        after = (await queue.stats()).depth[JobState.RUNNING]
-        go_on.set()
+        try:
+            await reached(queue, sent[2].task_id, lambda status: status.state is JobState.RUNNING)
+            after = (await queue.stats()).depth[JobState.RUNNING]
+        finally:
+            go_on.set()
         for each in sent:
             await result_of(each)
 

@@ -5,7 +5,9 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
@@ -16,12 +18,15 @@ from capturekit.errors import JobCancelled, Permanent
 from capturekit.queue.base import JobState
 from capturekit.queue.broker import QueueBroker
 from capturekit.queue.urls import open_queue
+from tests.servers_redis import running_redis
 from tests.taskiq_workers import PATIENCE_S, taskiq_worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 STOP_S = 1.0
 """Within this time a running job must stop that was cancelled."""
+
+KINDS = ["sqlite", *(["redis"] if find_spec("capturekit.queue.redis") else [])]
 
 T = TypeVar("T")
 
@@ -66,9 +71,14 @@ class Site:
             await broker.shutdown()
 
 
-@pytest.fixture
-async def site(tmp_path: Path) -> Site:
-    return Site(f"sqlite:///{tmp_path}/queue.db", tmp_path / "marks")
+@pytest.fixture(params=KINDS)
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    marks = tmp_path / "marks"
+    if request.param == "sqlite":
+        yield Site(f"sqlite:///{tmp_path}/queue.db", marks)
+        return
+    with TemporaryDirectory() as short, running_redis("valkey", Path(short)) as server:
+        yield Site(server.url, marks)
 
 
 async def result_of(task: AsyncTaskiqTask[T]) -> TaskiqResult[T]:

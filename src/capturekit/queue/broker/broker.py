@@ -37,8 +37,8 @@ class QueueBroker(AsyncBroker):
     """A taskiq broker whose messages are the jobs of a queue.
 
     ``opening`` gives the queue when it is entered: a queue does so itself, and so does
-    ``open_queue(url)``; ``contextlib.nullcontext(queue)`` is for one that is open already. It
-    is entered by ``startup`` and left by ``shutdown``. ``concurrency`` bounds the jobs held at
+    ``open_queue(url)``, once; ``contextlib.nullcontext(queue)`` is for one that is open already.
+    It is entered by ``startup`` and left by ``shutdown``. ``concurrency`` bounds the jobs held at
     once, beside taskiq's ``--max-async-tasks``, and can be changed by ``queue.resize``.
     ``retry`` is for tasks whose labels do not say otherwise. ``after_failure`` gets the status
     of a job whose attempt did not succeed, once the queue knows of it.

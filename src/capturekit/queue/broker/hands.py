@@ -207,7 +207,7 @@ class Hands:
                 if loop.time() >= beat_at:
                     await self._beat()
                     beat_at = loop.time() + beat_every_s
-                elif self._held:
+                if self._held:
                     await self._look()
             except Exception as error:  # noqa: BLE001  # the loop must live on
                 self._complain(error)
@@ -228,8 +228,9 @@ class Hands:
         held = list(self._held.values())
         orders = await self._queue.orders(self._worker.id, [each.lease for each in held])
         self._obey(held, orders.beats)
-        if orders.concurrency is not None:
+        if orders.concurrency not in (None, self._concurrency):
             self._concurrency = orders.concurrency
+            self._ring()
 
     def _obey(self, held: Sequence[Delivery], beats: Sequence[Beat]) -> None:
         for delivery, beat in zip(held, beats, strict=True):
@@ -289,9 +290,13 @@ class Hands:
                 await self._follow_up(delivery)
         finally:
             self._held.pop((delivery.id, delivery.lease.attempt), None)
-            self._freed.set()
-            self._freed = asyncio.Event()
+            self._ring()
         return is_told
+
+    def _ring(self) -> None:
+        """There may be room for another job."""
+        self._freed.set()
+        self._freed = asyncio.Event()
 
     async def _is_told(self, delivery: Delivery, report: Report) -> bool:
         try:
