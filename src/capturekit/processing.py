@@ -6,18 +6,21 @@ every capture that waits can be found in the store, no job can be lost for good.
 """
 
 import logging
+import pickle
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 import anyio
 import anyio.to_thread
-from pydantic import JsonValue, TypeAdapter
+from pydantic import Base64Bytes, BaseModel, ConfigDict, JsonValue, TypeAdapter
 
 from capturekit.blobs import Blobs
 from capturekit.errors import (
+    ConfigError,
     ImageError,
     LeaseLost,
     Permanent,
@@ -27,8 +30,8 @@ from capturekit.errors import (
     Unknown,
     UnknownJob,
 )
+from capturekit.executors import Executor, should_stop
 from capturekit.frame import Observation, Reference
-from capturekit.picture import Pixels
 from capturekit.pipeline import ProcessingPipeline, Result, RunError
 from capturekit.queue.base import (
     CancelOutcome,
@@ -95,8 +98,33 @@ class JobLimits:
     timeout_s: float = 300.0
 
 
+class Before(NamedTuple):
+    """The picture to compare with, before it is decoded."""
+
+    id: str
+    content: bytes
+    observations: JsonValue
+
+
+class Analysed(BaseModel):
+    """What a pipeline saw in a capture, as it leaves the process that ran it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    result: dict[str, JsonValue]
+    observations: tuple[Observation, ...]
+    thumbnail: Base64Bytes | None
+    is_blind: bool
+    zones: tuple[str, ...]
+
+
 class Processing:
-    """Brings captures through the pipeline by way of the queue."""
+    """Brings captures through the pipeline by way of the queue.
+
+    Pictures are decoded and analysed in ``executor``. By default that is a thread, which runs
+    on to the end of its step when its job is cancelled or takes too long. In a
+    ``ProcessExecutor`` it is killed; the pipeline must then pickle, or else ConfigError is raised.
+    """
 
     def __init__(
         self,
@@ -106,8 +134,12 @@ class Processing:
         pipeline: ProcessingPipeline,
         *,
         limits: JobLimits | None = None,
+        executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._executor = executor
+        # At once, so that one that cannot be sent is no surprise to the first picture.
+        self._pickled = b"" if executor is None else _pickled(pipeline)
         self._store = store
         self._queue = queue
         self._blobs = blobs
@@ -188,52 +220,45 @@ class Processing:
 
     async def _run(self, capture: Capture, context: JobContext) -> RunRecord:
         content = await self._blobs.get(capture.sha256)
-        reference = await self._reference(capture) if self._pipeline.wants_reference else None
+        before = await self._before(capture) if self._pipeline.wants_reference else None
         started_at = self._clock()
-        result = await self._pipeline.arun(
-            content, should_stop=context.should_stop, reference=reference
-        )
-        if result.error is not None:
-            raise _failure(result.error)
-        found = result.as_json()
+        seen = await self._seen(content, before, context)
         return RunRecord(
-            fingerprint=result.fingerprint,
+            fingerprint=self._pipeline.fingerprint,
             started_at=started_at,
             finished_at=self._clock(),
-            result=found,
-            observations=result.observations,
-            thumbnail=await self._keep_thumbnail(result),
-            is_blind=_is_blind(found) or not _is_whole(result),
-            zones=_zones(result),
+            result=seen.result,
+            observations=seen.observations,
+            thumbnail=await self._blobs.put(seen.thumbnail) if seen.thumbnail else None,
+            is_blind=seen.is_blind,
+            zones=seen.zones,
         )
 
-    async def _reference(self, capture: Capture) -> Reference | None:
+    async def _seen(self, content: bytes, before: Before | None, context: JobContext) -> Analysed:
+        if self._executor is None:
+            work = partial(analysed, self._pipeline, content, before, context.should_stop)
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        told = await self._executor.run(analysed_as_json, self._pickled, content, before)
+        return Analysed.model_validate(told)
+
+    async def _before(self, capture: Capture) -> Before | None:
         """The device's last picture before this one that was analysed in full.
 
         None when there is none, or it was too poor, or its picture is lost: then this one is
         analysed in full.
         """
         before = await self._store.captures.run_before(capture, self._pipeline.fingerprint)
-        if before is not None and (analysed := _carried_from(before[1])) is not None:
+        if before is not None and (full := _carried_from(before[1])) is not None:
             # That run was itself spared: what it was compared with is what still holds.
-            before = await self._analysed(analysed)
+            before = await self._analysed(full)
         if before is None or not _may_be_compared(before[1].result):
             return None
         try:
             content = await self._blobs.get(before[0].sha256)
-            gray = await anyio.to_thread.run_sync(self._luma, content)
-        except (Unknown, StorageError, ImageError) as error:
+        except (Unknown, StorageError) as error:
             logger.warning("capture %s has nothing to compare with: %s", capture.id, error)
             return None
-        seen = before[1].result.get("observations")
-        return Reference(
-            id=before[0].id,
-            gray=gray,
-            observations=TypeAdapter(tuple[Observation, ...]).validate_python(seen),
-        )
-
-    def _luma(self, content: bytes) -> Pixels:
-        return self._pipeline.open(content, colour=False).gray
+        return Before(before[0].id, content, before[1].result.get("observations"))
 
     async def _analysed(self, capture_id: str) -> tuple[Capture, Run] | None:
         captures = self._store.captures
@@ -241,10 +266,6 @@ class Processing:
         if run is None or run.fingerprint != self._pipeline.fingerprint:
             return None
         return await captures.get(capture_id), run
-
-    async def _keep_thumbnail(self, result: Result) -> str | None:
-        thumbnail = result.derived.get("thumbnail")
-        return await self._blobs.put(thumbnail.data) if thumbnail else None
 
     async def settle(self, job: JobStatus) -> None:
         """Tell the store about a job that ended without an effect."""
@@ -290,6 +311,59 @@ class Processing:
             return await self._queue.status(job_id)
         except UnknownJob:
             return None
+
+
+def analysed(
+    pipeline: ProcessingPipeline,
+    content: bytes,
+    before: Before | None,
+    should_stop: Callable[[], bool] = should_stop,
+) -> Analysed:
+    """Run the pipeline over a capture's picture. Raises what the job's error should be."""
+    reference = before and _reference(pipeline, before)
+    result = pipeline.run(content, should_stop=should_stop, reference=reference)
+    if result.error is not None:
+        raise _failure(result.error)
+    thumbnail = result.derived.get("thumbnail")
+    found = result.as_json()
+    return Analysed.model_construct(
+        result=found,
+        observations=result.observations,
+        thumbnail=thumbnail.data if thumbnail else None,
+        is_blind=_is_blind(found) or not _is_whole(result),
+        zones=_zones(result),
+    )
+
+
+def analysed_as_json(pipeline: bytes, content: bytes, before: Before | None) -> JsonValue:
+    """``analysed`` for another process: the pipeline comes pickled, and what it saw is JSON."""
+    seen = analysed(_restored(pipeline), content, before)
+    told: dict[str, JsonValue] = seen.model_dump(mode="json")
+    return told
+
+
+def _pickled(pipeline: ProcessingPipeline) -> bytes:
+    try:
+        return pickle.dumps(pipeline)
+    except Exception as error:
+        raise ConfigError(f"the pipeline cannot be sent to an executor: {error}") from error
+
+
+@lru_cache(maxsize=2)
+def _restored(pipeline: bytes) -> ProcessingPipeline:
+    # Kept: a step that loads a model would load it again for every picture.
+    restored: ProcessingPipeline = pickle.loads(pipeline)  # noqa: S301  # from our own process
+    return restored
+
+
+def _reference(pipeline: ProcessingPipeline, before: Before) -> Reference | None:
+    try:
+        gray = pipeline.open(before.content, colour=False).gray
+    except ImageError as error:
+        logger.warning("capture %s is nothing to compare with: %s", before.id, error)
+        return None
+    observations = TypeAdapter(tuple[Observation, ...]).validate_python(before.observations)
+    return Reference(id=before.id, gray=gray, observations=observations)
 
 
 def _failure(error: RunError) -> Exception:
