@@ -23,7 +23,7 @@ from taskiq import (
 from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 from taskiq.depends.progress_tracker import ProgressTracker, TaskState
 from taskiq.exceptions import NoResultError, ResultIsReadyError, SendTaskError
-from taskiq.middlewares import SimpleRetryMiddleware
+from taskiq.middlewares import SimpleRetryMiddleware, SmartRetryMiddleware
 from taskiq.receiver import Receiver
 from taskiq.serializers import PickleSerializer
 
@@ -549,10 +549,13 @@ async def test_a_task_may_requeue_itself_and_loses_no_attempt(
     assert len((await queue.status(sent.task_id)).attempts) == 1
 
 
+@pytest.mark.parametrize("middleware", [SimpleRetryMiddleware, SmartRetryMiddleware])
 async def test_a_retry_middleware_does_not_retry_twice(
-    queue: QueueBackend, broker: QueueBroker
+    queue: QueueBackend,
+    broker: QueueBroker,
+    middleware: type[SimpleRetryMiddleware | SmartRetryMiddleware],
 ) -> None:
-    broker.add_middlewares(SimpleRetryMiddleware(default_retry_label=True))
+    broker.add_middlewares(middleware(default_retry_label=True))
     runs: list[int] = []
 
     @broker.task("t", max_retries=4)
