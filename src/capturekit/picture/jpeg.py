@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Literal, Self, TypeAlias
 
+import numpy as np
 import simplejpeg
 
 from capturekit.errors import DamagedImage, TooComplex, UnsupportedFormat
@@ -32,6 +33,8 @@ MAX_SCANNED_PIXELS = 800_000_000
 of 25 Mpx in 5 kB take 1 s (tests/hostile.py). The largest real ones come to 300 million."""
 
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_STRETCH = 2**16
+"""Bytes looked through at a time."""
 _FRAME_HEADERS = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _OTHER_FRAME_HEADERS = {0xC3, 0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF}
 _PROGRESSIVE = {0xC2, 0xCA}
@@ -39,12 +42,32 @@ _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 
 
+def _after_marker(data: bytes, start: int) -> int | None:
+    """Where the first marker at or after ``start`` ends; None when there is none.
+
+    Most pixels hold none: NumPy skips them in half the time that ``re`` takes, and without
+    holding up other threads.
+    """
+    if (found := _SCAN_END.match(data, start)) is not None:
+        return found.end()
+    for position in range(start, len(data) - 1, _STRETCH):
+        end = min(position + _STRETCH + 1, len(data))  # one more: a marker has two bytes
+        part = np.frombuffer(data, np.uint8, end - position, position)
+        may_be = (part[:-1] == 0xFF) & (part[1:] != 0)
+        first = int(may_be.argmax())
+        if may_be[first]:
+            found = _SCAN_END.search(data, position + first, end)
+            if found is not None:
+                return found.end()
+    return None
+
+
 @dataclass(slots=True)
 class _JpegWalk:
     """One pass over a JPEG's markers, without decoding.
 
-    Time is linear in the bytes: both loops go from marker to marker at the speed of ``re``,
-    and the number of markers is capped.
+    Time is linear in the bytes: both loops go from marker to marker, and the number of markers
+    is capped.
     """
 
     data: bytes
@@ -61,8 +84,8 @@ class _JpegWalk:
 
     def run(self) -> Self:
         position = 2
-        while (found := _SCAN_END.search(self.data, position)) is not None:
-            marker, position = self.data[found.end() - 1], found.end()
+        while (after := _after_marker(self.data, position)) is not None:
+            marker, position = self.data[after - 1], after
             self._count(marker)
             if marker == _EOI:
                 self.end = position

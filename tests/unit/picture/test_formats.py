@@ -43,6 +43,19 @@ def test_zeros_in_place_of_the_end_are_repaired(padding: int) -> None:
     assert np.array_equal(picture.pixels, decode(JPEG).pixels)
 
 
+@pytest.mark.parametrize("filler", [b"\1", b"\xff\0", b"\0\xff", b"\xff\xd3", b"\xff"], ids=repr)
+@pytest.mark.parametrize("length", [0, 1, *range(65_532, 65_539), 131_072, 200_001])
+def test_the_end_of_a_jpeg_is_found_wherever_it_is(length: int, filler: bytes) -> None:
+    """The file is looked through in stretches, and the marker may lie on a seam."""
+    whole = jpeg(small())
+    pixels = filler * (length // len(filler)) + b"\1" * (length % len(filler))
+    cut = whole[: whole.index(b"\xff\xda") + 14] + pixels
+
+    assert inspect(cut).flags == ("truncated",)
+    assert inspect(cut + b"\xff\xd9").flags == ()
+    assert inspect(cut + b"\xff\xd9" + b"another").flags == ("trailing_bytes",)
+
+
 def test_a_coded_ff_before_zeros_keeps_its_own_zero() -> None:
     # Some picture of these ends in a coded FF; all of them must be whole again.
     for seed in range(300):
