@@ -131,8 +131,30 @@ def bench(session: nox.Session) -> None:
     """Every benchmark, one after the other, each with its table."""
     install(session, "-e", TESTED, groups=("tests", "frameworks", "peers"))
     session.env["PYTHONPATH"] = str(ROOT)
+    session.env["PYTHON_ARQ"] = arq_environment(session)
     for file in sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py")):
         session.run("python", str(file), *session.posargs)
+
+
+@nox.session
+def bench_peers(session: nox.Session) -> None:
+    """The queue in Redis beside celery, arq and others; a part of `bench`."""
+    install(session, "-e", TESTED, groups=("tests", "peers"))
+    session.env["PYTHONPATH"] = str(ROOT)
+    session.env["PYTHON_ARQ"] = arq_environment(session)
+    session.run("python", "tests/benchmarks/bench_queue_peers.py", *session.posargs)
+
+
+def arq_environment(session: nox.Session) -> str:
+    """The Python of an environment with arq, which does not go with our redis-py."""
+    folder = Path(session.virtualenv.location).absolute() / "arq"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        session.run_install("python", "-m", "venv", str(folder))
+        session.run_install(
+            str(python), "-m", "pip", "install", "--quiet", "arq>=0.28", external=True
+        )
+    return str(python)
 
 
 @nox.session
