@@ -426,10 +426,15 @@ async def test_values_of_python_become_json(broker: QueueBroker) -> None:
     assert result.return_value == datetime(2026, 1, 2, tzinfo=UTC)
 
 
-async def test_what_is_not_json_fails_for_good(queue: QueueBackend, broker: QueueBroker) -> None:
+@pytest.mark.parametrize(
+    "value", [object(), {"deep": float("nan")}, "\ud800"], ids=["object", "nan", "half"]
+)
+async def test_what_is_not_json_fails_for_good(
+    queue: QueueBackend, broker: QueueBroker, value: object
+) -> None:
     @broker.task("t")
     async def give_back_anything() -> object:
-        return object()
+        return value
 
     async with working(broker):
         sent = await give_back_anything.kiq()

@@ -1,6 +1,7 @@
 """What to tell the queue about a task that ended, however it did."""
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable
@@ -8,8 +9,8 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic import JsonValue, TypeAdapter
+from pydantic_core import to_jsonable_python
 from taskiq import TaskiqResult
 from taskiq.exceptions import NoResultError
 
@@ -132,9 +133,12 @@ class Answers:
     def _returned(self, delivery: Delivery, value: object) -> Report:
         try:
             result = _JSON.validate_python(to_jsonable_python(value))
-        except (ValidationError, PydanticSerializationError):
+            # Not a number, or half a character: Python calls it JSON, and nobody else does.
+            json.dumps(result, allow_nan=False, ensure_ascii=False).encode()
+        except Exception:  # noqa: BLE001  # a task may return anything
             what = type(value).__name__
-            return self.raised(delivery, Permanent(f"the task returned a {what} that is not JSON"))
+            error = Permanent(f"the task returned a {what} that JSON cannot hold")
+            return self.raised(delivery, error)
         delivery.has_succeeded = True
         return partial(self._queue.finish, delivery.lease, result)
 
