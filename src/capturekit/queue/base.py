@@ -3,14 +3,15 @@
 A job's life belongs to the queue. It carries ids and small values, never pictures.
 """
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Annotated, Protocol, Self
+from typing import Annotated, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 DEFAULT_LEASE_S = 15.0
 """A worker that has not been heard of for this long is taken for dead."""
@@ -29,6 +30,19 @@ MAX_CONCURRENCY = 1000
 
 JOB_VERSION = 1
 """Of the form in which durable backends keep a job. A job of another is set aside."""
+
+_STRICT_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
+
+JsonT = TypeVar("JsonT", bound=JsonValue)
+
+
+def checked_json(value: JsonT) -> JsonT:
+    """The value, if JSON in UTF-8 can hold it.
+
+    Raises ValueError for NaN, infinities and lone surrogates, which pydantic lets pass.
+    """
+    _STRICT_JSON.encode(value).encode()
+    return value
 
 
 class JobState(StrEnum):
@@ -98,7 +112,7 @@ class Job(_Value):
     """Chosen by the caller; the same id is taken once, so submitting again is harmless."""
     kind: Annotated[str, Field(min_length=1, max_length=100)]
     """Names the handler that runs it."""
-    payload: dict[str, JsonValue] = {}
+    payload: Annotated[dict[str, JsonValue], AfterValidator(checked_json)] = {}
     queue: Annotated[str, Field(min_length=1, max_length=100)] = "default"
     priority: int = 0
     """Higher runs first; among equals, the one that waits longest."""

@@ -1,22 +1,29 @@
-"""A queue inside one process, for tests and for work that may be lost with it."""
+"""A queue inside one process, for tests and for work that may be lost with it.
 
-import bisect
+Looking at all jobs is left to ``stats``, ``statuses`` by state and ``prune``; what else is
+called costs the logarithm of their number at most.
+"""
+
 import dataclasses
+import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from pydantic import JsonValue
 
-from capturekit.errors import LeaseLost, QueueFull, UnknownJob
+from capturekit.errors import LeaseLost, QueueFull, UnknownBatch, UnknownJob, UnknownWorker
 from capturekit.queue.base import (
     DEFAULT_LEASE_S,
     RATE_WINDOWS_S,
     WORKER_MEMORY_S,
     Attempt,
+    BatchStatus,
     Beat,
     CancelOutcome,
     Job,
@@ -24,18 +31,28 @@ from capturekit.queue.base import (
     JobState,
     JobStatus,
     Lease,
+    Orders,
     QueueRate,
     QueueStats,
     Submission,
     WorkerInfo,
+    checked_concurrency,
+    checked_json,
     checked_progress,
+    empty_depth,
+    first_state,
     state_after_failure,
     worker_lost,
 )
 from capturekit.queue.bell import Bell
+from capturekit.queue.turns import Line, Turn, Turns
 
 MAX_JOBS: Final = 10_000
-"""Unfinished jobs held by default, and finished ones remembered: some 20 MB in all."""
+"""Jobs that may wait by default, and ended ones remembered: some 20 MB in all."""
+
+
+Moment: TypeAlias = tuple[float, int]
+"""When something is due, and the number of the job."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,9 +73,14 @@ class _Record:
     is_cancel_requested: bool = False
 
     @property
-    def turn(self) -> tuple[int, float, int]:
+    def turn(self) -> Turn:
         """Sorts waiting jobs into the order in which they are handed out."""
         return (-self.job.priority, self.due_at, self.seq)
+
+    def holds_key(self, now: float) -> bool:
+        """Whether its unique key is taken by this job."""
+        period_s = self.job.unique_for_s or 0.0
+        return not self.state.is_final or now < self.queued_at + period_s
 
     def status(self) -> JobStatus:
         job, is_scheduled = self.job, self.state is JobState.SCHEDULED
@@ -85,29 +107,37 @@ class _Record:
 class MemoryQueue:
     """A ``QueueBackend`` that lives and dies with its process.
 
-    ``max_jobs`` bounds the unfinished jobs: one more raises QueueFull. As many finished
-    ones are remembered; beyond that the oldest is forgotten, as if it had been pruned.
+    ``max_waiting`` bounds the jobs that wait; None lifts the bound. So many ended jobs as
+    ``max_ended`` are remembered: beyond that the oldest is forgotten, as if it had been pruned.
     """
 
     def __init__(
         self,
         *,
         clock: Callable[[], float] = time.time,
-        max_jobs: int = MAX_JOBS,
+        max_waiting: int | None = MAX_JOBS,
+        max_ended: int = MAX_JOBS,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._clock = clock
-        self._max_jobs = max_jobs
+        self._max_waiting = max_waiting
+        self._max_ended = max_ended
         self._uniform = uniform
         self._records: dict[str, _Record] = {}
         self._by_seq: dict[int, _Record] = {}
+        self._batches: dict[str, dict[int, _Record]] = {}
         self._last_seq = 0
-        self._ready: dict[str, list[tuple[int, float, int]]] = {}
-        self._scheduled: list[tuple[float, int]] = []
+        self._turns = Turns()
+        self._scheduled: Line[Moment] = Line()
+        self._leases: Line[Moment] = Line()
         self._running: dict[int, _Record] = {}
-        self._finished: dict[int, _Record] = {}
+        self._ended: dict[int, _Record] = {}
+        self._holders: dict[str, _Record] = {}
+        self._lapsing: Line[tuple[float, str]] = Line()
         self._workers: dict[str, WorkerInfo] = {}
+        self._asked: dict[str, int] = {}
         self._is_paused = False
+        self._paused: set[str] = set()
         self._bell = Bell()
 
     async def __aenter__(self) -> Self:
@@ -121,19 +151,27 @@ class MemoryQueue:
     ) -> None: ...
 
     async def submit(self, *jobs: Job) -> list[Submission]:
-        """As ``QueueBackend.submit``. Raises QueueFull, and then none of the jobs is taken."""
+        """As ``QueueBackend.submit``."""
         self._promote()
-        new = {job.id: job for job in reversed(jobs) if job.id not in self._records}
-        if len(self._records) - len(self._finished) + len(new) > self._max_jobs:
-            raise QueueFull(self._max_jobs)
-        answers = []
+        records = ChainMap({}, self._records)
+        holders = ChainMap({}, self._holders)
+        answers: list[tuple[_Record, bool]] = []
         for job in jobs:
-            is_new = job.id not in self._records
-            if is_new:
-                self._add(job)
-            answers.append(Submission(job.id, is_new, self._records[job.id].state))
+            standing = self._standing(job, records, holders)
+            is_new = standing is None
+            if standing is None:
+                standing = records[job.id] = self._record(job)
+                if job.unique_key is not None:
+                    holders[job.unique_key] = standing
+            answers.append((standing, is_new))
+        new = [record for record, is_new in answers if is_new]
+        waiting = len(self._records) - len(self._running) - len(self._ended)
+        if self._max_waiting is not None and new and waiting + len(new) > self._max_waiting:
+            raise QueueFull(self._max_waiting)
+        for record in new:
+            self._add(record)
         self._bell.ring()
-        return answers
+        return [Submission(record.job.id, is_new, record.state) for record, is_new in answers]
 
     async def status(self, job_id: str) -> JobStatus:
         """As ``QueueBackend.status``."""
@@ -144,33 +182,45 @@ class MemoryQueue:
     ) -> list[JobStatus]:
         """As ``QueueBackend.statuses``."""
         self._promote()
-        found = [
-            record
-            for record in self._records.values()
-            if (not states or record.state in states) and batch in (None, record.job.batch)
-        ]
-        found.sort(key=lambda record: -record.seq)
-        return [record.status() for record in found[:limit]]
+        records = self._by_seq if batch is None else self._batches.get(batch, {})
+        found = (each for each in reversed(records.values()) if not states or each.state in states)
+        return [record.status() for record in islice(found, limit)]
+
+    async def batch(self, batch_id: str) -> BatchStatus:
+        """As ``QueueBackend.batch``."""
+        depth = empty_depth()
+        for record in self._of_batch(batch_id):
+            depth[record.state] += 1
+        return BatchStatus(id=batch_id, depth=depth)
 
     async def cancel(self, job_id: str) -> CancelOutcome:
         """As ``QueueBackend.cancel``."""
-        record = self._known(job_id)
-        if record.state.is_final:
-            return CancelOutcome.ALREADY_FINISHED
-        record.is_cancel_requested = True
-        if record.state is JobState.RUNNING:
-            return CancelOutcome.CANCELLING
-        self._move(record, JobState.CANCELLED)
-        return CancelOutcome.CANCELLED
+        return self._cancel(self._known(job_id))
+
+    async def cancel_batch(self, batch_id: str) -> dict[CancelOutcome, int]:
+        """As ``QueueBackend.cancel_batch``."""
+        outcomes = dict.fromkeys(CancelOutcome, 0)
+        for record in self._of_batch(batch_id):
+            outcomes[self._cancel(record)] += 1
+        return outcomes
 
     async def retry(self, job_id: str) -> JobStatus:
         """As ``QueueBackend.retry``."""
         record = self._known(job_id)
         if record.state in (JobState.FAILED, JobState.CANCELLED):
-            record.tries, record.progress, record.is_cancel_requested = 0, 0.0, False
-            self._move(record, JobState.QUEUED, due_at=self._clock())
-            self._bell.ring()
+            self._retry(record)
         return record.status()
+
+    async def retry_failed(self, *, queue: str | None = None, batch: str | None = None) -> int:
+        """As ``QueueBackend.retry_failed``."""
+        failed = [
+            record
+            for record in self._ended.values()
+            if record.state is JobState.FAILED
+            and queue in (None, record.job.queue)
+            and batch in (None, record.job.batch)
+        ]
+        return sum(self._retry(record) for record in failed)
 
     async def claim(
         self,
@@ -184,10 +234,7 @@ class MemoryQueue:
         """As ``QueueBackend.claim``."""
         self._recover()
         self._promote()
-        if job_id is not None:
-            chosen = self._named(job_id, queues)
-        else:
-            chosen = iter(()) if self._is_paused else self._next(limit, queues)
+        chosen = self._next(limit, queues) if job_id is None else self._named(job_id, queues)
         return [self._lease(record, worker, lease_s) for record in chosen]
 
     async def heartbeat(
@@ -196,9 +243,22 @@ class MemoryQueue:
         """As ``QueueBackend.heartbeat``."""
         now = self._clock()
         self._workers[worker.id] = worker.model_copy(update={"heartbeat_at": now})
-        oldest = now - WORKER_MEMORY_S
-        self._workers = {k: v for k, v in self._workers.items() if v.heartbeat_at >= oldest}
+        for known in list(self._workers.values()):
+            if known.heartbeat_at < now - WORKER_MEMORY_S:
+                await self.forget_worker(known.id)
         return [self._beat(lease, now + lease_s) for lease in leases]
+
+    async def orders(self, worker_id: str, leases: Sequence[Lease]) -> Orders:
+        """As ``QueueBackend.orders``."""
+        beats = tuple(self._beat(lease) for lease in leases)
+        return Orders(beats, self._asked.get(worker_id))
+
+    async def resize(self, worker_id: str, concurrency: int) -> None:
+        """As ``QueueBackend.resize``."""
+        asked = checked_concurrency(concurrency)
+        if worker_id not in {worker.id for worker in await self.workers()}:
+            raise UnknownWorker(worker_id)
+        self._asked[worker_id] = asked
 
     async def report(self, lease: Lease, progress: float) -> None:
         """As ``QueueBackend.report``. Raises ValueError outside 0 to 1."""
@@ -207,9 +267,9 @@ class MemoryQueue:
             record.progress = fraction
 
     async def finish(self, lease: Lease, result: JsonValue = None) -> None:
-        """As ``QueueBackend.finish``."""
+        """As ``QueueBackend.finish``. Raises ValueError for a result that is no JSON."""
         record = self._held(lease)
-        record.result, record.progress = result, 1.0
+        record.result, record.progress = checked_json(result), 1.0
         self._end_attempt(record, None)
         self._move(record, JobState.SUCCEEDED)
 
@@ -239,6 +299,7 @@ class MemoryQueue:
     async def forget_worker(self, worker_id: str) -> None:
         """As ``QueueBackend.forget_worker``."""
         self._workers.pop(worker_id, None)
+        self._asked.pop(worker_id, None)
 
     async def workers(self) -> list[WorkerInfo]:
         """As ``QueueBackend.workers``."""
@@ -249,18 +310,19 @@ class MemoryQueue:
     async def stats(self) -> QueueStats:
         """As ``QueueBackend.stats``."""
         self._promote()
-        depth = dict.fromkeys(JobState, 0)
+        by_queue: defaultdict[str, dict[JobState, int]] = defaultdict(empty_depth)
         for record in self._records.values():
-            depth[record.state] += 1
-        ready = (self._by_seq[seq] for turns in self._ready.values() for *_, seq in turns)
-        oldest = min((record.due_at for record in ready), default=None)
-        age_s = None if oldest is None else max(0.0, self._clock() - oldest)
+            by_queue[record.job.queue][record.state] += 1
+        records = self._records.values()
+        since = min(
+            (each.due_at for each in records if each.state is JobState.QUEUED), default=None
+        )
         return QueueStats(
-            depth=depth,
-            oldest_age_s=age_s,
-            by_queue={},
-            paused=(),
+            depth={state: sum(depth[state] for depth in by_queue.values()) for state in JobState},
+            by_queue=dict(by_queue),
+            oldest_age_s=None if since is None else max(0.0, self._clock() - since),
             is_paused=self._is_paused,
+            paused=tuple(sorted(self._paused)),
             rates=tuple(map(self._rate, RATE_WINDOWS_S)),
         )
 
@@ -274,19 +336,32 @@ class MemoryQueue:
             window_s=window_s, in_per_minute=came / minutes, out_per_minute=went / minutes
         )
 
-    async def pause(self) -> None:
+    async def pause(self, queue: str | None = None) -> None:
         """As ``QueueBackend.pause``."""
-        self._is_paused = True
+        if queue is None:
+            self._is_paused = True
+        else:
+            self._paused.add(queue)
 
-    async def resume(self) -> None:
+    async def resume(self, queue: str | None = None) -> None:
         """As ``QueueBackend.resume``."""
-        self._is_paused = False
+        if queue is None:
+            self._is_paused = False
+            self._paused.clear()
+        else:
+            self._paused.discard(queue)
         self._bell.ring()
 
-    async def prune(self, *, older_than_s: float) -> int:
+    async def prune(self, *, older_than_s: float, keep: int | None = None) -> int:
         """As ``QueueBackend.prune``."""
         before = self._clock() - older_than_s
-        old = [r for r in self._finished.values() if (r.finished_at or 0.0) < before]
+        ended = sorted(self._ended.values(), key=lambda record: record.finished_at or 0.0)
+        beyond = 0 if keep is None else len(ended) - keep
+        old = [
+            record
+            for place, record in enumerate(ended)
+            if place < beyond or (record.finished_at or 0.0) < before
+        ]
         for record in old:
             self._forget(record)
         return len(old)
@@ -301,19 +376,64 @@ class MemoryQueue:
 
     def _quiet_s(self, queues: Sequence[str]) -> float:
         self._promote()
-        times = [record.lease.expires_at for record in self._running.values() if record.lease]
+        firsts = [self._leases.first()]
         if not self._is_paused:
-            if any(not queues or name in queues for name in self._ready):
+            if self._turns.first(queues, self._paused) is not None:
                 return 0.0
-            times += [due_at for due_at, _ in self._scheduled[:1]]
-        return max(0.0, min(times, default=float("inf")) - self._clock())
+            firsts.append(self._scheduled.first())
+        times = (moment[0] for moment in firsts if moment is not None)
+        return max(0.0, min(times, default=math.inf) - self._clock())
 
-    def _add(self, job: Job) -> None:
+    def _standing(
+        self, job: Job, records: Mapping[str, _Record], holders: Mapping[str, _Record]
+    ) -> _Record | None:
+        """The job that keeps this one out."""
+        if job.id in records:
+            return records[job.id]
+        holder = None if job.unique_key is None else holders.get(job.unique_key)
+        return holder if holder is not None and holder.holds_key(self._clock()) else None
+
+    def _record(self, job: Job) -> _Record:
         self._last_seq += 1
         now = self._clock()
-        record = _Record(job, self._last_seq, queued_at=now, due_at=now + job.delay_s)
+        return _Record(job, self._last_seq, queued_at=now, due_at=now + job.delay_s)
+
+    def _add(self, record: _Record) -> None:
+        job = record.job
         self._records[job.id] = self._by_seq[record.seq] = record
-        self._put(record, JobState.SCHEDULED if job.delay_s > 0 else JobState.QUEUED)
+        if job.batch is not None:
+            self._batches.setdefault(job.batch, {})[record.seq] = record
+        if job.unique_key is not None:
+            self._holders[job.unique_key] = record
+        self._put(record, first_state(job))
+
+    def _of_batch(self, batch_id: str) -> Iterable[_Record]:
+        self._promote()
+        if batch_id not in self._batches:
+            raise UnknownBatch(batch_id)
+        return self._batches[batch_id].values()
+
+    def _cancel(self, record: _Record) -> CancelOutcome:
+        if record.state.is_final:
+            return CancelOutcome.ALREADY_FINISHED
+        record.is_cancel_requested = True
+        if record.state is JobState.RUNNING:
+            return CancelOutcome.CANCELLING
+        self._move(record, JobState.CANCELLED)
+        return CancelOutcome.CANCELLED
+
+    def _retry(self, record: _Record) -> bool:
+        """Whether the job that failed or was cancelled is queued again."""
+        key, now = record.job.unique_key, self._clock()
+        if key is not None:
+            holder = self._holders.get(key, record)
+            if holder is not record and holder.holds_key(now):
+                return False
+            self._holders[key] = record
+        record.tries, record.progress, record.is_cancel_requested = 0, 0.0, False
+        self._move(record, JobState.QUEUED, due_at=now)
+        self._bell.ring()
+        return True
 
     def _known(self, job_id: str) -> _Record:
         self._promote()
@@ -332,11 +452,14 @@ class MemoryQueue:
             raise LeaseLost(f"attempt {lease.attempt} of job {lease.job.id!r} is over")
         return record
 
-    def _beat(self, lease: Lease, expires_at: float) -> Beat:
+    def _beat(self, lease: Lease, expires_at: float | None = None) -> Beat:
         record = self._holding(lease)
-        if record is None:
+        if record is None or record.lease is None:
             return Beat.LOST
-        record.lease = dataclasses.replace(lease, expires_at=expires_at)
+        if expires_at is not None:
+            self._leases.leave((record.lease.expires_at, record.seq))
+            self._leases.add((expires_at, record.seq))
+            record.lease = dataclasses.replace(lease, expires_at=expires_at)
         return Beat.CANCEL if record.is_cancel_requested else Beat.HELD
 
     def _jobs_of(self, worker_id: str) -> tuple[str, ...]:
@@ -344,32 +467,34 @@ class MemoryQueue:
         return tuple(record.job.id for record in held)
 
     def _recover(self) -> None:
-        now = self._clock()
-        for record in list(self._running.values()):
-            if record.lease and record.lease.expires_at <= now:
+        for _, seq in self._leases.pop_until((self._clock(), self._last_seq)):
+            record = self._by_seq[seq]
+            if record.lease is not None:
                 error = worker_lost(record.lease.worker, record.attempt)
                 self._fail(record, error, is_permanent=False)
 
     def _promote(self) -> None:
         now = self._clock()
-        while self._scheduled and self._scheduled[0][0] <= now:
-            self._move(self._by_seq[self._scheduled[0][1]], JobState.QUEUED)
+        for _, seq in self._scheduled.pop_until((now, self._last_seq)):
+            self._move(self._by_seq[seq], JobState.QUEUED)
+        for _, key in self._lapsing.pop_until((now, "\U0010ffff")):
+            if not self._holders[key].holds_key(now):
+                del self._holders[key]
 
     def _named(self, job_id: str, queues: Sequence[str]) -> Iterator[_Record]:
         record = self._records.get(job_id)
         if record is None or record.state is not JobState.QUEUED:
             return
-        if not queues or record.job.queue in queues:
+        if (not queues or record.job.queue in queues) and self._turns.is_free(record.job):
             yield record
 
     def _next(self, limit: int, queues: Sequence[str]) -> Iterator[_Record]:
         # A generator: each one taken leaves its list before the next is looked for.
-        for _ in range(limit):
-            names = [name for name in queues if name in self._ready] if queues else self._ready
-            first = min((self._ready[name][0] for name in names), default=None)
-            if first is None:
+        for _ in range(0 if self._is_paused else limit):
+            turn = self._turns.first(queues, self._paused)
+            if turn is None:
                 return
-            yield self._by_seq[first[-1]]
+            yield self._by_seq[turn[-1]]
 
     def _lease(self, record: _Record, worker: str, lease_s: float) -> Lease:
         now = self._clock()
@@ -379,6 +504,7 @@ class MemoryQueue:
         record.attempts.append(Attempt(number=record.attempt, worker=worker, started_at=now))
         self._move(record, JobState.RUNNING)
         record.lease = Lease(record.job, record.attempt, worker, now + lease_s, now, record.tries)
+        self._leases.add((record.lease.expires_at, record.seq))
         return record.lease
 
     def _end_attempt(self, record: _Record, error: JobError | None) -> None:
@@ -408,32 +534,44 @@ class MemoryQueue:
 
     def _take(self, record: _Record) -> None:
         if record.state is JobState.QUEUED:
-            turns = self._ready[record.job.queue]
-            del turns[bisect.bisect_left(turns, record.turn)]
-            if not turns:
-                del self._ready[record.job.queue]
+            self._turns.leave(record.turn)
         elif record.state is JobState.SCHEDULED:
-            del self._scheduled[bisect.bisect_left(self._scheduled, (record.due_at, record.seq))]
+            self._scheduled.leave((record.due_at, record.seq))
+        elif record.state is JobState.RUNNING:
+            del self._running[record.seq]
+            if record.lease is not None:
+                self._leases.leave((record.lease.expires_at, record.seq))
+            self._turns.stopped(record.job)
+            self._bell.ring()
         else:
-            self._running.pop(record.seq, None)
-            self._finished.pop(record.seq, None)
+            del self._ended[record.seq]
 
     def _put(self, record: _Record, state: JobState) -> None:
         record.state, record.lease, record.finished_at = state, None, None
         if state is JobState.QUEUED:
-            bisect.insort(self._ready.setdefault(record.job.queue, []), record.turn)
+            self._turns.add(record.turn, record.job)
         elif state is JobState.SCHEDULED:
-            bisect.insort(self._scheduled, (record.due_at, record.seq))
+            self._scheduled.add((record.due_at, record.seq))
         elif state is JobState.RUNNING:
             self._running[record.seq] = record
+            self._turns.started(record.job)
         else:
             self._end(record)
 
     def _end(self, record: _Record) -> None:
         record.finished_at = self._clock()
-        self._finished[record.seq] = record
-        if len(self._finished) > self._max_jobs:
-            self._forget(next(iter(self._finished.values())))
+        self._ended[record.seq] = record
+        if len(self._ended) > self._max_ended:
+            self._forget(next(iter(self._ended.values())))
 
     def _forget(self, record: _Record) -> None:
-        del self._finished[record.seq], self._by_seq[record.seq], self._records[record.job.id]
+        job = record.job
+        del self._ended[record.seq], self._by_seq[record.seq], self._records[job.id]
+        if job.batch is not None:
+            del self._batches[job.batch][record.seq]
+            if not self._batches[job.batch]:
+                del self._batches[job.batch]
+        key = job.unique_key
+        if key is not None and self._holders.get(key) is record:
+            # The key outlives the job, until its period is over.
+            self._lapsing.add((record.queued_at + (job.unique_for_s or 0.0), key))

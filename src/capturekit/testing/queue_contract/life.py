@@ -1,16 +1,7 @@
-"""What every queue must do, as tests: one for each sentence of ``QueueBackend``.
-
-For a backend of your own, in a test file (anyio's pytest plugin runs it)::
-
-    class TestMyQueue(QueueContract):
-        def make_queue(self, clock):
-            return MyQueue(clock=clock)
-"""
+"""A job's life, from its submission to its end: one test for each sentence."""
 # ruff: noqa: D102  # the name of a test is its sentence
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
@@ -20,91 +11,31 @@ from pydantic import JsonValue
 from capturekit.errors import LeaseLost, UnknownJob
 from capturekit.queue.base import (
     DEFAULT_LEASE_S,
-    WORKER_MEMORY_S,
     Beat,
     CancelOutcome,
-    Job,
     JobError,
     JobState,
     Lease,
     QueueBackend,
     RetryPolicy,
-    WorkerInfo,
 )
 from capturekit.testing.clock import FakeClock
-
-MakeQueue: TypeAlias = Callable[[Callable[[], float]], AbstractAsyncContextManager[QueueBackend]]
-
-PROMPT_S = 10.0
-"""What should happen at once may take this long on a busy machine."""
-
-BOOM = JobError(type="Boom", message="it broke", step="codes", attempt=1)
-ONCE = RetryPolicy(max_attempts=1)
-TWICE = RetryPolicy(max_attempts=2, base_s=4.0)
-PAYLOAD: dict[str, JsonValue] = {
-    "text": "ä\u2028\u0000 end",
-    "big": 12345678901234567890,
-    "number": 0.1,
-    "nested": [{"none": None}, True, []],
-}
+from capturekit.testing.queue_contract.jobs import (
+    BOOM,
+    ONCE,
+    PAYLOAD,
+    TWICE,
+    QueueTests,
+    a_job,
+    a_worker,
+    claim_again,
+    lose,
+    start,
+)
 
 
-def a_job(job_id: str = "a", **more: object) -> Job:
-    """A job of kind "test"; ``more`` are fields of ``Job``."""
-    return Job.model_validate({"id": job_id, "kind": "test", **more})
-
-
-def a_worker(worker_id: str = "w", *, jobs: tuple[str, ...] = ()) -> WorkerInfo:
-    """A worker as it introduces itself."""
-    return WorkerInfo(
-        id=worker_id,
-        host="shed",
-        pid=7,
-        concurrency=2,
-        started_at=1.0,
-        heartbeat_at=1.0,
-        jobs=jobs,
-    )
-
-
-async def start(queue: QueueBackend, job: Job | None = None) -> Lease:
-    """Submit a job and claim it."""
-    job = job or a_job()
-    await queue.submit(job)
-    return (await queue.claim("w", job_id=job.id))[0]
-
-
-async def lose(queue: QueueBackend, clock: FakeClock, lease: Lease) -> None:
-    """The worker of this lease dies, and the queue notices."""
-    clock.advance(lease.expires_at - clock.now)
-    await queue.claim("undertaker", limit=0)
-
-
-async def claim_again(queue: QueueBackend, clock: FakeClock, job: Job) -> Lease:
-    """The next attempt, as soon as every backoff is over."""
-    clock.advance(job.retry.cap_s)
-    return (await queue.claim("next", job_id=job.id))[0]
-
-
-class QueueContract:
-    """Subclass it, give it ``make_queue``, and pytest runs the rest."""
-
-    pytestmark = pytest.mark.anyio
-
-    def make_queue(self, clock: Callable[[], float]) -> AbstractAsyncContextManager[QueueBackend]:
-        """An empty queue that tells the time by ``clock``."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def clock(self) -> FakeClock:
-        """The time of the test."""
-        return FakeClock()
-
-    @pytest.fixture
-    async def queue(self, clock: FakeClock) -> AsyncIterator[QueueBackend]:
-        """The queue under test."""
-        async with self.make_queue(clock) as queue:
-            yield queue
+class LifeTests(QueueTests):
+    """Submitting, claiming, ending, leases, progress, cancelling, retrying."""
 
     # Submitting
 
@@ -163,6 +94,8 @@ class QueueContract:
 
     async def test_a_job_is_handed_out_as_it_was_submitted(self, queue: QueueBackend) -> None:
         job = a_job(payload=PAYLOAD, queue="q", priority=-3, retry=TWICE, timeout_s=7.5, batch="b")
+        keys = {"unique_key": "u", "unique_for_s": 2.5, "concurrency_key": "c", "max_running": 3}
+        job = job.model_copy(update=keys)
         assert (await start(queue, job)).job == job
 
     async def test_a_new_job_says_all_about_itself(
@@ -297,7 +230,18 @@ class QueueContract:
         await queue.submit(a_job())
         (lease,) = await queue.claim("w", lease_s=30)
         assert (lease.job.id, lease.attempt, lease.worker) == ("a", 1, "w")
-        assert lease.expires_at == clock.now + 30
+        assert (lease.started_at, lease.expires_at) == (clock.now, clock.now + 30)
+
+    async def test_a_lease_counts_the_attempts_that_count(
+        self, queue: QueueBackend, clock: FakeClock
+    ) -> None:
+        job = a_job(retry=RetryPolicy(max_attempts=9))
+        await queue.release(await start(queue, job))
+        (lease,) = await queue.claim("w")
+        assert (lease.attempt, lease.tries) == (2, 1)
+        await queue.fail(lease, BOOM)
+        lease = await claim_again(queue, clock, job)
+        assert (lease.attempt, lease.tries) == (3, 2)
 
     async def test_a_claimed_job_is_running(self, queue: QueueBackend, clock: FakeClock) -> None:
         await start(queue)
@@ -717,226 +661,3 @@ class QueueContract:
         before = await queue.status("a")
         assert await queue.retry("a") == before == await queue.status("a")
         assert before.state == state
-
-    # Pausing
-
-    async def test_a_paused_queue_hands_out_only_what_is_asked_for_by_name(
-        self, queue: QueueBackend
-    ) -> None:
-        await queue.submit(a_job("a"), a_job("b"))
-        await queue.pause()
-        assert await queue.claim("w", limit=9) == []
-        assert await queue.claim("w", limit=9, queues=["default"]) == []
-        assert [lease.job.id for lease in await queue.claim("w", job_id="b")] == ["b"]
-        assert (await queue.stats()).is_paused
-
-    async def test_running_jobs_go_on_while_the_queue_is_paused(self, queue: QueueBackend) -> None:
-        lease = await start(queue)
-        await queue.pause()
-        assert await queue.heartbeat(a_worker(), [lease]) == [Beat.HELD]
-        await queue.finish(lease)
-        assert (await queue.status("a")).state is JobState.SUCCEEDED
-
-    async def test_a_resumed_queue_hands_out_jobs_again(self, queue: QueueBackend) -> None:
-        await queue.submit(a_job())
-        await queue.pause()
-        await queue.pause()
-        await queue.resume()
-        assert len(await queue.claim("w")) == 1
-        assert not (await queue.stats()).is_paused
-
-    async def test_a_paused_queue_still_notices_dead_workers(
-        self, queue: QueueBackend, clock: FakeClock
-    ) -> None:
-        lease = await start(queue, a_job(retry=ONCE))
-        await queue.pause()
-        await lose(queue, clock, lease)
-        assert (await queue.status("a")).state is JobState.FAILED
-
-    # Counting
-
-    async def test_an_empty_queue_counts_every_state_as_none(self, queue: QueueBackend) -> None:
-        stats = await queue.stats()
-        assert stats.depth == dict.fromkeys(JobState, 0)
-        assert (stats.oldest_age_s, stats.is_paused) == (None, False)
-
-    async def test_every_state_is_counted(self, queue: QueueBackend) -> None:
-        leases = [await start(queue, a_job(job_id)) for job_id in "abcd"]
-        await queue.finish(leases[0])
-        await queue.fail(leases[1], BOOM, is_permanent=True)
-        await queue.cancelled(leases[2])
-        await queue.submit(a_job("e"), a_job("f", delay_s=60))
-        assert (await queue.stats()).depth == dict.fromkeys(JobState, 1)
-
-    async def test_rates_tell_what_came_and_went_lately(
-        self, queue: QueueBackend, clock: FakeClock
-    ) -> None:
-        await queue.submit(a_job("early"))
-        clock.advance(400)
-        await queue.submit(a_job("late"))
-        (lease,) = await queue.claim("w", job_id="late")
-        await queue.finish(lease)
-        rates = {rate.window_s: rate for rate in (await queue.stats()).rates}
-        assert (rates[60].in_per_minute, rates[60].out_per_minute) == (1, 1)
-        assert (rates[300].in_per_minute, rates[300].out_per_minute) == (1 / 5, 1 / 5)
-        assert (rates[900].in_per_minute, rates[900].out_per_minute) == (2 / 15, 1 / 15)
-
-    async def test_the_oldest_age_is_of_what_could_run_now(
-        self, queue: QueueBackend, clock: FakeClock
-    ) -> None:
-        await start(queue, a_job("running"))
-        clock.advance(5)
-        await queue.submit(a_job("later", delay_s=60))
-        assert (await queue.stats()).oldest_age_s is None
-        await queue.submit(a_job("now"))
-        clock.advance(3)
-        await queue.submit(a_job("newer", priority=5))
-        assert (await queue.stats()).oldest_age_s == pytest.approx(3)
-
-    async def test_a_delayed_job_ages_from_when_it_is_due(
-        self, queue: QueueBackend, clock: FakeClock
-    ) -> None:
-        await queue.submit(a_job(delay_s=60))
-        clock.advance(64)
-        assert (await queue.stats()).oldest_age_s == pytest.approx(4)
-
-    # Workers
-
-    async def test_a_worker_is_listed_with_the_jobs_it_holds(
-        self, queue: QueueBackend, clock: FakeClock
-    ) -> None:
-        lease = await start(queue)
-        clock.advance(1)
-        await queue.heartbeat(a_worker("w"), [lease])
-        await queue.heartbeat(a_worker("idle"), [])
-        idle, busy = sorted(await queue.workers(), key=lambda worker: worker.id)
-        assert (busy.id, busy.host, busy.pid, busy.concurrency) == ("w", "shed", 7, 2)
-        assert (busy.started_at, busy.heartbeat_at, busy.jobs) == (1.0, clock.now, ("a",))
-        assert (idle.id, idle.jobs) == ("idle", ())
-
-    async def test_a_worker_is_listed_once_and_not_as_it_was(
-        self, queue: QueueBackend, clock: FakeClock
-    ) -> None:
-        await queue.heartbeat(a_worker(), [])
-        clock.advance(5)
-        await queue.heartbeat(a_worker().model_copy(update={"concurrency": 9}), [])
-        (worker,) = await queue.workers()
-        assert (worker.concurrency, worker.heartbeat_at) == (9, clock.now)
-
-    async def test_a_silent_worker_disappears(self, queue: QueueBackend, clock: FakeClock) -> None:
-        await queue.heartbeat(a_worker(), [])
-        clock.advance(WORKER_MEMORY_S)
-        assert len(await queue.workers()) == 1
-        clock.advance(0.1)
-        assert await queue.workers() == []
-
-    async def test_a_worker_that_leaves_is_struck_off_and_keeps_its_leases(
-        self, queue: QueueBackend
-    ) -> None:
-        lease = await start(queue)
-        await queue.heartbeat(a_worker(), [lease])
-        await queue.forget_worker("w")
-        assert await queue.workers() == []
-        await queue.finish(lease)
-
-    async def test_forgetting_a_stranger_is_no_error(self, queue: QueueBackend) -> None:
-        await queue.forget_worker("stranger")
-
-    # Pruning
-
-    async def test_only_what_ended_long_ago_is_pruned(
-        self, queue: QueueBackend, clock: FakeClock
-    ) -> None:
-        await queue.finish(await start(queue, a_job("old")))
-        await queue.fail(await start(queue, a_job("failed")), BOOM, is_permanent=True)
-        await start(queue, a_job("running"))
-        await queue.submit(a_job("queued"), a_job("later", delay_s=1e6))
-        clock.advance(10)
-        await queue.finish(await start(queue, a_job("new")))
-        clock.advance(1)
-        assert await queue.prune(older_than_s=10) == 2
-        left = {status.id for status in await queue.statuses()}
-        assert left == {"running", "queued", "later", "new"}
-
-    async def test_a_pruned_job_is_unknown_and_its_id_free(
-        self, queue: QueueBackend, clock: FakeClock
-    ) -> None:
-        await queue.finish(await start(queue))
-        clock.advance(1)
-        await queue.prune(older_than_s=0)
-        with pytest.raises(UnknownJob):
-            await queue.status("a")
-        lease = await start(queue)
-        assert (lease.attempt, len((await queue.status("a")).attempts)) == (1, 1)
-
-    # Waiting
-
-    async def test_waiting_ends_at_its_timeout(self, queue: QueueBackend) -> None:
-        with anyio.fail_after(PROMPT_S):
-            await queue.wait(0.01)
-
-    @pytest.mark.parametrize("queues", [(), ("default",), ("other", "default")])
-    async def test_waiting_ends_at_once_when_there_is_work(
-        self, queue: QueueBackend, queues: tuple[str, ...]
-    ) -> None:
-        await queue.submit(a_job())
-        with anyio.fail_after(PROMPT_S):
-            await queue.wait(60, queues=queues)
-
-    @pytest.mark.parametrize("cause", ["submit", "release", "retry", "resume"])
-    async def test_waiting_ends_when_work_comes(self, queue: QueueBackend, cause: str) -> None:
-        lease = await start(queue)
-        await queue.submit(a_job("failed"), a_job("paused"))
-        (failed,) = await queue.claim("w", job_id="failed")
-        await queue.fail(failed, BOOM, is_permanent=True)
-        await queue.pause()
-        if cause != "resume":
-            await queue.cancel("paused")
-            await queue.resume()
-        causes = {
-            "submit": lambda: queue.submit(a_job("new")),
-            "release": lambda: queue.release(lease),
-            "retry": lambda: queue.retry("failed"),
-            "resume": queue.resume,
-        }
-        await self._is_woken_by(queue, causes[cause])
-
-    async def _is_woken_by(
-        self, queue: QueueBackend, cause: Callable[[], Awaitable[object]]
-    ) -> None:
-        woken = anyio.Event()
-
-        async def wait() -> None:
-            await queue.wait(60)
-            woken.set()
-
-        with anyio.fail_after(PROMPT_S):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(wait)
-                await anyio.wait_all_tasks_blocked()
-                assert not woken.is_set()
-                await cause()
-                await woken.wait()
-
-    async def test_waiting_ends_when_a_scheduled_job_is_due(self, queue: QueueBackend) -> None:
-        await queue.submit(a_job(delay_s=0.05))
-        with anyio.fail_after(PROMPT_S):
-            await queue.wait(60)
-
-    async def test_waiting_ends_when_a_lease_runs_out(self, queue: QueueBackend) -> None:
-        await queue.submit(a_job())
-        await queue.claim("w", lease_s=0.05)
-        with anyio.fail_after(PROMPT_S):
-            await queue.wait(60)
-
-    @pytest.mark.parametrize("reason", ["the queue is paused", "it is in another queue"])
-    async def test_what_may_not_be_taken_is_no_reason_to_wake(
-        self, queue: QueueBackend, reason: str
-    ) -> None:
-        await queue.submit(a_job(queue="other"))
-        is_paused = reason == "the queue is paused"
-        if is_paused:
-            await queue.pause()
-        with anyio.move_on_after(0.05) as patience:
-            await queue.wait(60, queues=() if is_paused else ("default",))
-        assert patience.cancelled_caught
