@@ -50,8 +50,8 @@ def scenes(
 
 
 def raw(gray: Pixels, formats: tuple[str, ...]) -> list[Read]:
-    """zxing's defaults."""
-    wanted = zxingcpp.barcode_formats_from_str(",".join(formats))
+    """zxing's defaults; all formats where none is named."""
+    wanted = zxingcpp.barcode_formats_from_str(",".join(formats) or "All")
     reads = []
     for code in zxingcpp.read_barcodes(gray, wanted):
         first, third = code.position.top_left, code.position.bottom_right
@@ -128,7 +128,10 @@ class Table:
 
 def tables(pictures: int, formats: tuple[str, ...]) -> None:
     """Rates by kind and size with costs, then rates by symbology."""
-    ways: dict[str, Callable[[Pixels], list[Read]]] = {"zxing": lambda gray: raw(gray, formats)}
+    ways: dict[str, Callable[[Pixels], list[Read]]] = {
+        "zxing": lambda gray: raw(gray, formats),
+        "zxing, all formats": lambda gray: raw(gray, ()),
+    }
     ways.update({effort: way(ReadCodes(formats=formats, effort=effort)) for effort in EFFORTS})
     table = Table()
     for kind, scene in scenes(HELD_OUT_FROM, pictures, formats):
@@ -198,6 +201,11 @@ LIMITS = {
     "OF_STRONGEST": (0.005, 0.02, 0.08),
     "BARS_FROM": (0.2, 0.4, 0.6),
     "PATTERN_UP_TO": (0.5, 0.75, 0.9),
+    "CLEAR_SHARE": (0.5, 0.7, 0.85),
+    "CLEAR_EDGES": (12.0, 40.0, 120.0),
+    "CLEAR_OF_STRONGEST": (0.01, 0.03, 0.1),
+    "KNOT_SHARE": (0.1, 0.2, 0.4),
+    "CALL_PX": (5_000, 15_000, 45_000),
 }
 
 

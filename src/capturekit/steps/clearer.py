@@ -20,6 +20,11 @@ from capturekit.steps.scan import View, cut, enlarged, turned
 BESIDE_OTHERS: Final = 0.05
 """How much less is looked at where something was read already: on a shelf that is some codes
 more, in a photograph mostly print beside the code."""
+WHERE_NOTHING_ELSE: Final = 0.35
+"""How much is made clearer of a picture in which nothing was read. All of it cost pictures
+without codes twice the time, for one code more in a hundred photographs."""
+SMALL_PX: Final = 310_000
+"""Pixels that are made clearer in any case: of 640 x 480 all, where it read 4 % more."""
 LARGE_PX: Final = 700_000
 """Pixels from which a place is not enlarged, and to which it is shrunk before it is turned: a
 code in it has large modules."""
@@ -77,7 +82,8 @@ def _enlarged(view: View) -> View:
 def _sharpened(view: View) -> View:
     """Enlarged, and its edges made steeper."""
     large = _enlarged(view)
-    soft = cv2.GaussianBlur(large.pixels, (0, 0), 3)
+    # A box, not a bell: a third of the time, and the same reads.
+    soft = cv2.blur(large.pixels, (9, 9))
     sharp = cv2.addWeighted(large.pixels, 2.5, soft, -1.5, 0)
     return View(np.asarray(sharp, np.uint8), large.to_picture)
 

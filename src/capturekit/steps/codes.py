@@ -16,7 +16,14 @@ from pydantic import JsonValue
 
 from capturekit.frame import Frame, Observation, Outline, Point
 from capturekit.pipeline import Chainable
-from capturekit.steps.clearer import ATTEMPTS, BESIDE_OTHERS, places, slanted
+from capturekit.steps.clearer import (
+    ATTEMPTS,
+    BESIDE_OTHERS,
+    SMALL_PX,
+    WHERE_NOTHING_ELSE,
+    places,
+    slanted,
+)
 from capturekit.steps.gs1 import Gs1, parse, parse_link
 from capturekit.steps.gtin import is_gtin, normal_form
 from capturekit.steps.regions import Box, Mask, around, look, opened
@@ -32,7 +39,7 @@ from capturekit.steps.scan import (
     read,
     thinned,
 )
-from capturekit.steps.stacks import Polygon, joined, labels
+from capturekit.steps.stacks import Polygon, joined, labels, spanned
 
 Effort: TypeAlias = Literal["fast", "default", "thorough"]
 
@@ -71,8 +78,8 @@ class Code:
     polygon: Polygon
     """Its corners in pixels of the upright picture, in order around it."""
     attempt: str
-    """The attempt that read it: ``fast``, ``default``, or one of the
-    ``thorough`` ones: ``inverted``, ``slanted``, a name in ``clearer.ATTEMPTS``, ``whole``."""
+    """The attempt that read it: ``fast``, ``default``, or one of the ``thorough`` ones:
+    ``inverted``, ``lines``, ``slanted``, a name in ``clearer.ATTEMPTS``, ``whole``."""
     gtin: str | None = None
     """Of EAN, UPC, ITF-14 and GS1 data, in the one form that names stock; see
     ``gtin.normal_form``. None when there is none, or its check digit is wrong."""
@@ -141,9 +148,10 @@ class ReadCodes(Chainable):
       stand apart, and matrix codes in half the picture, dark on light and light on dark.
     - ``default`` adds small matrix codes, dark on light, and, when nothing was read at all,
       large or noisy codes in a third of the picture. Light on dark, modules need 4 px.
-    - ``thorough`` turns slanted bars upright, and adds what ``clearer.ATTEMPTS`` makes of the
-      places that are left. When nothing was read at all, zxing then sees the whole picture;
-      else small codes light on dark are read too if other matrix codes than QR are wanted.
+    - ``thorough`` reads every line of bars that are left, turns slanted ones upright, and adds
+      what ``clearer.ATTEMPTS`` makes of the places that are left. When nothing was read at all,
+      zxing then sees all of them at once in all ways it has; else small codes light on dark are
+      read too if other matrix codes than QR are wanted.
 
     Bar codes are read when tilted by up to 20 degrees if their narrowest bars have 3 px, by 10
     at 2 px, and by ``thorough`` at any angle; QR codes always are. What is read twice in one
@@ -221,12 +229,14 @@ class _Search:
         if self._scale > 1 and not (nothing or self._wanted.only_qr):
             for view in self._small_views():
                 self._read_matrix("inverted", inverted(view), inverts=False)
-        share = 1.0 if nothing else BESIDE_OTHERS
-        self._read_slanted(share)
+        self._read_all_lines()
+        self._read_slanted(1.0 if nothing else BESIDE_OTHERS)
+        alone = min(1.0, max(WHERE_NOTHING_ELSE, SMALL_PX / self._gray.size))
+        share = alone if nothing else BESIDE_OTHERS
         for name, attempt in ATTEMPTS.items():
             if nothing and self.found:
                 return
-            left = self._left(self._regions.likely(low=not self._wanted.only_qr), 3)
+            left = self._left(self._likely(), 3)
             for view in places(self._gray, self._regions, left, share * attempt.most):
                 self._read(name, attempt.make(view), self._wanted.all, turns=True)
         if not self.found:
@@ -244,11 +254,22 @@ class _Search:
             self._read("fast", thinned(columns, _step(width)), self._wanted.bars)
 
     def _stripes(self, *, lie: bool) -> list[Box]:
-        regions = self._regions
-        return regions.stripes(regions.lying if lie else regions.upright, lie=lie)
+        mask = self._regions.lying if lie else self._regions.upright
+        if self.found:
+            mask = self._regions.uncovered(mask, (code.polygon for code in self.found))
+        return self._regions.stripes(mask, lie=lie)
 
     def _small_views(self) -> list[View]:
         return [cut(self._gray, box) for box in self._regions.parts(self._small_left())]
+
+    def _read_all_lines(self) -> None:
+        """Every line of the bars that are left, for those that few lines show."""
+        if self._wanted.bars is None or max(map(_step, self._gray.shape)) == 1:
+            return
+        for box in self._stripes(lie=False):
+            self._read("lines", cut(self._gray, box), self._wanted.bars)
+        for box in self._stripes(lie=True):
+            self._read("lines", mirrored(cut(self._gray, box)), self._wanted.bars)
 
     def _read_slanted(self, share: float) -> None:
         if self._wanted.bars is None:
@@ -258,9 +279,13 @@ class _Search:
             self._read("slanted", view, self._wanted.bars)
 
     def _read_all_ways(self) -> None:
-        """What zxing does by itself: no look is right about every picture."""
-        view = cut(self._gray, (0, 0, self._gray.shape[1], self._gray.shape[0]))
-        self._read("whole", view, self._wanted.all, turns=True, inverts=True, shrinks=True)
+        """What zxing does by itself, wherever a code may be."""
+        for box in self._regions.bounds(self._likely()):
+            view = cut(self._gray, box)
+            self._read("whole", view, self._wanted.all, turns=True, inverts=True, shrinks=True)
+
+    def _likely(self) -> Mask:
+        return self._regions.likely(low=not self._wanted.only_qr)
 
     def _left(self, mask: Mask, side: int) -> Mask:
         left = self._regions.uncovered(mask, (code.polygon for code in self.found))
@@ -301,10 +326,18 @@ class _Search:
         seen: dict[tuple[str, str], list[Code]] = {}
         for barcode, polygon in read(view, wanted, **ways):
             code = _code(barcode, polygon, attempt)
-            if _is_likely(code):
+            if _is_likely(code) and not self._is_seen(code):
                 seen.setdefault((code.format, code.text), []).append(code)
         for codes in seen.values():
             self.found.extend(self._labels(codes))
+
+    def _is_seen(self, code: Code) -> bool:
+        """Whether these are more lines of a label that was read: no gap is between."""
+        return code.format not in MATRIX and any(
+            len(labels(self._gray, between)) == 1
+            for other in self.found
+            if other.text == code.text and (between := spanned(other.polygon, code.polygon))
+        )
 
     def _labels(self, codes: list[Code]) -> list[Code]:
         """Each label of stacks that were read as one. Rows of one code are no labels."""

@@ -212,6 +212,19 @@ def test_thorough_reads_bars_at_any_angle_and_says_so() -> None:
     assert math.dist(middle, (at, at)) < 12
 
 
+def test_thorough_reads_a_label_that_few_lines_show_once() -> None:
+    bars = drawn(TEXT, "EAN13", 2)[20]
+    scene = np.full((1200, 1600), 235, np.uint8)
+    scene[500:560, 600 : 600 + len(bars)] = np.arange(len(bars)) // 3 % 2 * 255
+    scene[531:534, 600 : 600 + len(bars)] = bars
+    frame = Frame.from_pixels(scene)
+
+    [code] = ReadCodes(effort="thorough")(frame).find(Codes)
+
+    assert (code.text, code.attempt) == (TEXT, "lines")
+    assert len(ReadCodes()(frame).find(Codes)) == 0
+
+
 def test_thorough_tells_which_attempt_found_a_small_blurred_code() -> None:
     scene = photo(1037, (640, 480))
     frame = Frame.from_pixels(scene.gray)

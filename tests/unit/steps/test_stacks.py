@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from capturekit.picture import Pixels
-from capturekit.steps.stacks import Polygon, joined, labels
+from capturekit.steps.stacks import Polygon, joined, labels, spanned
 from tests.pictures import Label, ean13
 
 LEFT, RIGHT = 100, 290
@@ -47,3 +47,9 @@ def test_a_stack_that_is_read_from_within_a_label_is_told_apart() -> None:
 
 def test_the_lower_one_of_two_is_a_part_of_a_label() -> None:
     assert labels(stack((50, 150), (200, 230)), read(50, 230)) == [read(50, 230)]
+
+
+def test_two_reads_of_one_column_span_what_is_between_them() -> None:
+    assert spanned(read(240, 400), read(50, 200)) == read(50, 400)
+    assert spanned(read(50, 200), read(240, 400, aside=60)) is None
+    assert spanned(read(50, 200), read(600, 650)) is None
