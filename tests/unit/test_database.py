@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import anyio.to_thread
 import pytest
 from sqlalchemy import Connection, text
 
-from capturekit import database as database_module
-from capturekit.database import MAX_GROUP, Database
+from capturekit.database import Database, sqlite
+from capturekit.database.sqlite import MAX_GROUP
 from capturekit.errors import (
     ConfigError,
     StorageBusy,
@@ -252,7 +253,7 @@ async def test_a_database_that_may_not_be_written_has_its_own_error(database: Da
 async def test_a_lock_held_for_too_long_has_its_own_error(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.01)
     other = sqlite3.connect(path, isolation_level=None)
     async with Database(f"sqlite:///{path}") as database:
         other.execute("BEGIN IMMEDIATE")
@@ -282,7 +283,12 @@ async def test_the_databases_own_error_is_kept_as_the_cause(database: Database) 
     assert caught.value.__cause__ is not None
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "postgresql://host/name", "nonsense"])
-def test_only_sqlite_files_are_taken(url: str) -> None:
-    with pytest.raises(ConfigError, match="sqlite:////path"):
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "mysql://user:s3cret@host/name", "nonsense:s3cret", "postgresql+x://s3cret@h"],
+)
+def test_only_databases_we_know_are_taken_and_no_secret_is_told(url: str) -> None:
+    with pytest.raises(ConfigError, match="sqlite:////path") as caught:
         Database(url)
+    trace = "".join(traceback.format_exception(caught.value))
+    assert "s3cret" not in trace.replace(url, "")
