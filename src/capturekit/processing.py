@@ -11,11 +11,10 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import anyio
-import anyio.to_thread
 from pydantic import Base64Bytes, BaseModel, ConfigDict, JsonValue, TypeAdapter
 
 from capturekit.blobs import Blobs
@@ -30,7 +29,7 @@ from capturekit.errors import (
     Unknown,
     UnknownJob,
 )
-from capturekit.executors import Executor, should_stop
+from capturekit.executors import Executor, ThreadExecutor, should_stop
 from capturekit.frame import Observation, Reference
 from capturekit.pipeline import ProcessingPipeline, Result, RunError
 from capturekit.queue.base import (
@@ -137,9 +136,9 @@ class Processing:
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._executor = executor
+        self._executor = executor or ThreadExecutor()
         # At once, so that one that cannot be sent is no surprise to the first picture.
-        self._pickled = b"" if executor is None else _pickled(pipeline)
+        self._sent = pipeline if executor is None else _pickled(pipeline)
         self._store = store
         self._queue = queue
         self._blobs = blobs
@@ -204,7 +203,7 @@ class Processing:
         captures = self._store.captures
         try:
             await captures.start(capture_id, series, context.attempt)
-            record = await self._run(await captures.get(capture_id), context)
+            record = await self._run(await captures.get(capture_id))
             await captures.finish(capture_id, series, context.attempt, record)
             run = await captures.current_run(capture_id)
         except LeaseLost as error:
@@ -218,11 +217,12 @@ class Processing:
             "observation_ids": list(run.observation_ids if run else ()),
         }
 
-    async def _run(self, capture: Capture, context: JobContext) -> RunRecord:
+    async def _run(self, capture: Capture) -> RunRecord:
         content = await self._blobs.get(capture.sha256)
         before = await self._before(capture) if self._pipeline.wants_reference else None
         started_at = self._clock()
-        seen = await self._seen(content, before, context)
+        told = await self._executor.run(analysed_as_json, self._sent, content, before)
+        seen = Analysed.model_validate(told)
         return RunRecord(
             fingerprint=self._pipeline.fingerprint,
             started_at=started_at,
@@ -233,13 +233,6 @@ class Processing:
             is_blind=seen.is_blind,
             zones=seen.zones,
         )
-
-    async def _seen(self, content: bytes, before: Before | None, context: JobContext) -> Analysed:
-        if self._executor is None:
-            work = partial(analysed, self._pipeline, content, before, context.should_stop)
-            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
-        told = await self._executor.run(analysed_as_json, self._pickled, content, before)
-        return Analysed.model_validate(told)
 
     async def _before(self, capture: Capture) -> Before | None:
         """The device's last picture before this one that was analysed in full.
@@ -313,12 +306,7 @@ class Processing:
             return None
 
 
-def analysed(
-    pipeline: ProcessingPipeline,
-    content: bytes,
-    before: Before | None,
-    should_stop: Callable[[], bool] = should_stop,
-) -> Analysed:
+def analysed(pipeline: ProcessingPipeline, content: bytes, before: Before | None) -> Analysed:
     """Run the pipeline over a capture's picture. Raises what the job's error should be."""
     reference = before and _reference(pipeline, before)
     result = pipeline.run(content, should_stop=should_stop, reference=reference)
@@ -335,9 +323,13 @@ def analysed(
     )
 
 
-def analysed_as_json(pipeline: bytes, content: bytes, before: Before | None) -> JsonValue:
-    """``analysed`` for another process: the pipeline comes pickled, and what it saw is JSON."""
-    seen = analysed(_restored(pipeline), content, before)
+def analysed_as_json(
+    pipeline: ProcessingPipeline | bytes, content: bytes, before: Before | None
+) -> JsonValue:
+    """``analysed`` in an executor: what was seen is JSON, and the pipeline may be pickled."""
+    if isinstance(pipeline, bytes):
+        pipeline = _restored(pipeline)
+    seen = analysed(pipeline, content, before)
     told: dict[str, JsonValue] = seen.model_dump(mode="json")
     return told
 

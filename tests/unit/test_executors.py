@@ -205,6 +205,27 @@ async def test_a_thread_is_given_up_and_told(tmp_path: Path) -> None:
     await written(tmp_path / "a.told")
 
 
+LEAVING = """
+    import anyio, sys
+    from capturekit.executors import ThreadExecutor
+    from tests import child_work as work
+
+    async def main():
+        async with ThreadExecutor() as executor, anyio.create_task_group() as tasks:
+            tasks.start_soon(executor.run, work.burn, sys.argv[1])
+            while not await anyio.Path(sys.argv[1]).exists():
+                await anyio.sleep(0.005)
+            tasks.cancel_scope.cancel()
+
+    anyio.run(main)
+"""
+
+
+def test_a_thread_that_was_given_up_holds_up_no_exit(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(LEAVING), str(tmp_path / "a")]
+    assert subprocess.run(command, timeout=PROMPT_S, check=False).returncode == 0
+
+
 # Processes: an end at any time
 
 

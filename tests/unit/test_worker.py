@@ -10,7 +10,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from capturekit.errors import (
     DamagedImage,
@@ -25,6 +25,7 @@ from capturekit.errors import (
     UnknownJob,
 )
 from capturekit.queue.base import (
+    NOTICE_S,
     Beat,
     CancelOutcome,
     Job,
@@ -36,7 +37,7 @@ from capturekit.queue.base import (
     WorkerInfo,
 )
 from capturekit.queue.memory import MemoryQueue
-from capturekit.worker import Handler, JobContext, Worker
+from capturekit.worker import Handler, JobContext, Worker, typed
 
 pytestmark = pytest.mark.anyio
 
@@ -117,6 +118,10 @@ def raising(error: Exception) -> Handler:
     return handler
 
 
+async def answer(context: JobContext) -> JsonValue:
+    return context.job.id
+
+
 async def forever(_context: JobContext) -> JsonValue:
     await anyio.sleep_forever()
     return None
@@ -145,6 +150,7 @@ async def working(
     concurrency: int = 2,
     grace_s: float = 5.0,
     queues: Sequence[str] = (),
+    lease_s: float = LEASE_S,
 ) -> AsyncIterator[Worker]:
     """A worker at work; it is stopped in the end, and all of it in time."""
     handlers = handler if isinstance(handler, Mapping) else {"test": handler}
@@ -152,7 +158,7 @@ async def working(
         queue,
         handlers,
         concurrency=concurrency,
-        lease_s=LEASE_S,
+        lease_s=lease_s,
         grace_s=grace_s,
         name="tester",
         queues=queues,
@@ -176,6 +182,34 @@ async def status_when(
 
 async def ended(queue: MemoryQueue, job_id: str = "a") -> JobStatus:
     return await status_when(queue, lambda status: status.state.is_final, job_id)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with anyio.fail_after(PROMPT_S):
+        while not is_so():
+            await anyio.lowlevel.checkpoint()
+
+
+async def until_listed(queue: MemoryQueue, concurrency: int | None = None) -> None:
+    """Until the queue heard of a worker, and of this concurrency if given."""
+    with anyio.fail_after(PROMPT_S):
+        while not any(
+            concurrency in (None, worker.concurrency) for worker in await queue.workers()
+        ):
+            await anyio.lowlevel.checkpoint()
+
+
+async def told_to_resize(queue: MemoryQueue, worker: Worker, concurrency: int) -> None:
+    await until_listed(queue)
+    await queue.resize(worker.id, concurrency)
+
+
+async def beaten(queue: MemoryQueue) -> None:
+    """Until another heartbeat, and so orders too, came in."""
+    (before,) = await queue.workers()
+    with anyio.fail_after(PROMPT_S):
+        while (await queue.workers())[0].heartbeat_at < before.heartbeat_at + 2 * NOTICE_S:
+            await anyio.lowlevel.checkpoint()
 
 
 # Outcomes
@@ -354,7 +388,187 @@ def test_a_worker_without_room_is_an_error(queue: Disk) -> None:
         Worker(queue, {}, concurrency=0)
 
 
+@pytest.mark.parametrize("how", ["by its method", "by the queue"])
+async def test_a_worker_grows_at_run_time(queue: Disk, how: str) -> None:
+    gate = Gate()
+    await queue.submit(*(a_job(f"{number}") for number in range(4)))
+    async with working(queue, gate, concurrency=1) as worker:
+        await gate.begun.wait()
+        if how == "by its method":
+            worker.resize(3)
+        else:
+            await told_to_resize(queue, worker, 3)
+        await until(lambda: len(worker.active) == 3)
+        gate.opened.set()
+        await ended(queue, "3")
+
+
+async def test_a_worker_shrinks_as_its_jobs_end(queue: Disk) -> None:
+    gates = [Gate(), Gate()]
+
+    async def handler(context: JobContext) -> JsonValue:
+        return await gates[context.job.id != "0"](context)
+
+    await queue.submit(*(a_job(f"{number}") for number in range(4)))
+    async with working(queue, handler, concurrency=3) as worker:
+        await until(lambda: len(worker.active) == 3)
+        await told_to_resize(queue, worker, 1)
+        await until(lambda: worker.concurrency == 1)
+        gates[0].opened.set()
+        assert (await ended(queue, "0")).state is JobState.SUCCEEDED
+        await anyio.wait_all_tasks_blocked()
+        assert worker.active == ("1", "2")
+        gates[1].opened.set()
+        await ended(queue, "3")
+
+
+async def test_a_new_size_is_shown_at_once(queue: Disk) -> None:
+    async with working(queue, forever, lease_s=60) as worker:
+        await until_listed(queue)
+        await told_to_resize(queue, worker, 7)
+        await until(lambda: worker.concurrency == 7)
+        await until_listed(queue, 7)
+
+
+async def test_the_workers_own_word_holds_until_the_queue_has_another(queue: Disk) -> None:
+    async with working(queue, forever) as worker:
+        await until_listed(queue)
+        await told_to_resize(queue, worker, 7)
+        await until(lambda: worker.concurrency == 7)
+        worker.resize(2)
+        await beaten(queue)
+        assert worker.concurrency == 2
+
+
+@pytest.mark.parametrize("wrong", [0, 1001])
+async def test_a_size_that_is_none_is_an_error(queue: Disk, wrong: int) -> None:
+    with pytest.raises(ValueError, match="give 1 to 1000"):
+        Worker(queue, {}).resize(wrong)
+
+
+async def test_equal_jobs_split_evenly(queue: Disk) -> None:
+    """Each round of jobs ends together; who takes how many of the next is the workers' affair."""
+    ran: dict[str, int] = {}
+    all_in = anyio.Event()
+    left = 12
+
+    async def handler(context: JobContext) -> JsonValue:
+        nonlocal left
+        status = await queue.status(context.job.id)
+        ran[status.attempts[-1].worker] = ran.get(status.attempts[-1].worker, 0) + 1
+        await anyio.sleep(0.02)
+        left -= 1
+        if not left:
+            all_in.set()
+        return None
+
+    await queue.submit(*(a_job(f"{number}") for number in range(12)))
+    async with working(queue, handler, concurrency=1), working(queue, handler, concurrency=1):
+        await all_in.wait()
+    assert sorted(ran.values()) in ([6, 6], [5, 7])
+
+
+# Until there is no more
+
+
+async def test_a_worker_ends_when_nothing_is_due(queue: Disk) -> None:
+    async def handler(context: JobContext) -> JsonValue:
+        if context.job.id == "a":
+            await queue.submit(a_job("made on the way"))
+        return context.job.id
+
+    later = Job(id="later", kind="test", delay_s=3600)
+    await queue.submit(a_job("a"), a_job("b"), later)
+    with anyio.fail_after(PROMPT_S):
+        await Worker(queue, {"test": handler}).run(until_empty=True)
+    depth = (await queue.stats()).depth
+    assert (depth[JobState.SUCCEEDED], depth[JobState.SCHEDULED]) == (3, 1)
+    assert await queue.workers() == []
+
+
+async def test_a_worker_ends_when_its_own_queues_are_empty(queue: Disk) -> None:
+    await queue.submit(Job(id="other", kind="test"), Job(id="mine", kind="test", queue="x"))
+    with anyio.fail_after(PROMPT_S):
+        await Worker(queue, {"test": answer}, queues=["x"]).run(until_empty=True)
+    assert (await queue.status("mine")).state is JobState.SUCCEEDED
+    assert (await queue.status("other")).state is JobState.QUEUED
+
+
+async def test_a_worker_may_run_until_empty_again(queue: Disk) -> None:
+    worker = Worker(queue, {"test": answer})
+    with anyio.fail_after(PROMPT_S):
+        for job_id in "ab":
+            await queue.submit(a_job(job_id))
+            await worker.run(until_empty=True)
+            assert (await queue.status(job_id)).state is JobState.SUCCEEDED
+
+
+# Payloads
+
+
+class Size(BaseModel):
+    """What a job of these tests takes."""
+
+    width: int
+    height: int = 1
+
+
+async def area(_context: JobContext, size: Size) -> JsonValue:
+    return size.width * size.height
+
+
+async def test_a_payload_comes_as_its_model(queue: Disk) -> None:
+    await queue.submit(Job(id="a", kind="test", payload={"width": 6, "height": 7}))
+    assert (await Worker(queue, {"test": typed(Size, area)}).run_job("a")).result == 42
+
+
+async def test_a_wrong_payload_fails_for_good_and_says_why(queue: Disk) -> None:
+    await queue.submit(Job(id="a", kind="test", payload={"height": "tall"}, retry=QUICK))
+    status = await Worker(queue, {"test": typed(Size, area)}).run_job("a")
+    assert status.error == JobError(
+        type="WrongPayload",
+        message="the payload is no Size: width: Field required; height: Input should be a valid "
+        "integer, unable to parse string as an integer",
+        attempt=1,
+    )
+
+
 # Heartbeats
+
+
+async def test_a_cancel_is_heard_long_before_a_heartbeat(queue: Disk) -> None:
+    gate = Gate()
+    await queue.submit(a_job())
+    async with working(queue, gate, lease_s=600):
+        await gate.begun.wait()
+        with anyio.fail_after(1.0):
+            await queue.cancel("a")
+            assert (await ended(queue)).state is JobState.CANCELLED
+
+
+async def test_a_cancel_is_heard_by_one_job_that_runs_by_name(queue: Disk) -> None:
+    gate = Gate()
+    await queue.submit(a_job())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(queue, {"test": gate}, lease_s=600).run_job, "a")
+        await gate.begun.wait()
+        with anyio.fail_after(1.0):
+            await queue.cancel("a")
+            assert (await ended(queue)).state is JobState.CANCELLED
+
+
+async def test_a_handler_that_blocks_the_loop_is_named(
+    queue: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def block(_context: JobContext) -> JsonValue:
+        time.sleep(NOTICE_S + LEASE_S)  # noqa: ASYNC251  # the mistake of this test
+        await anyio.sleep(NOTICE_S)
+        return None
+
+    await queue.submit(a_job())
+    async with working(queue, block, lease_s=LEASE_S):
+        await until(lambda: "blocks the event loop" in caplog.text)
+    assert "a handler blocks the event loop, one of test; run what blocks" in caplog.text
 
 
 async def test_a_job_longer_than_its_lease_is_kept(queue: Disk) -> None:

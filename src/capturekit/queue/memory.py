@@ -79,8 +79,9 @@ class _Record:
 
     def holds_key(self, now: float) -> bool:
         """Whether its unique key is taken by this job."""
-        period_s = self.job.unique_for_s or 0.0
-        return not self.state.is_final or now < self.queued_at + period_s
+        period_s = self.job.unique_for_s
+        # Without a period, no clock that is set back gives it one.
+        return not self.state.is_final or bool(period_s and now < self.queued_at + period_s)
 
     def status(self) -> JobStatus:
         job, is_scheduled = self.job, self.state is JobState.SCHEDULED
