@@ -326,7 +326,7 @@ class _Search:
         seen: dict[tuple[str, str], list[Code]] = {}
         for barcode, polygon in read(view, wanted, **ways):
             code = _code(barcode, polygon, attempt)
-            if _is_likely(code) and not self._is_seen(code):
+            if _is_likely(code) and (attempt == "fast" or not self._is_seen(code)):
                 seen.setdefault((code.format, code.text), []).append(code)
         for codes in seen.values():
             self.found.extend(self._labels(codes))
