@@ -4,11 +4,13 @@ import ast
 import importlib
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.servers_postgres import PostgresServer, running_postgres
 
 SKIPS_ALLOWED = ("browser", "small_disk")
 """Markers of the only tests that may be skipped: they need what pip cannot install."""
@@ -31,6 +33,13 @@ def chromium() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail("CI must have Chromium: apt-get install chromium")
     pytest.skip("no Chromium on this machine")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A Postgres server for this run of the tests; each test makes its own database in it."""
+    with running_postgres() as server:
+        yield server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

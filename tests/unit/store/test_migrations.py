@@ -1,16 +1,19 @@
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
 
 import capturekit.queue.sql
 import capturekit.store.schema
 from capturekit.database import Database
 from capturekit.errors import DatabaseTooNew, DatabaseTooOld
+from capturekit.queue.sql import SqlQueue
 from capturekit.store import migrations
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +66,109 @@ async def test_an_upgrade_is_done_once(tmp_path: Path) -> None:
         assert await migrations.upgrade(database) is None
         assert await migrations.upgrade(database) == migrations.head()
         await migrations.require_head(database)
+
+
+JOB = {
+    "kind": "test",
+    "queue": "q",
+    "payload": '{"n":1}',
+    "priority": 2,
+    "delay_s": 0.0,
+    "timeout_s": 9.0,
+    "max_attempts": 3,
+    "backoff_base_s": 1.0,
+    "backoff_cap_s": 8.0,
+    "due_at": 50.0,
+    "queued_at": 50.0,
+    "progress": 0.0,
+    "is_cancel_requested": False,
+}
+"""A job as revisions 0001 and 0002 kept it, but for what differs between those of the test."""
+
+
+def fill_as_0002(connection: Connection) -> None:
+    jobs = (
+        {"id": "new", "state": "queued", "attempt": 0, "tries": 0},
+        {"id": "later", "state": "scheduled", "attempt": 1, "tries": 1, "error": ERROR},
+        {
+            "id": "held",
+            "state": "running",
+            "attempt": 2,
+            "tries": 2,
+            "worker": "w",
+            "lease_until": 90,
+        },
+        {"id": "done", "state": "succeeded", "attempt": 1, "tries": 1, "finished_at": 70.0},
+    )
+    attempts = (
+        ("later", 1, 60.0, 61.0, ERROR),
+        ("held", 1, 60.0, 61.0, ERROR),
+        ("held", 2, 80.0, None, None),
+        ("done", 1, 60.0, 70.0, None),
+    )
+    for job in jobs:
+        row: dict[str, object] = JOB | job
+        names = ", ".join(row)
+        values = ", ".join(f":{name}" for name in row)
+        connection.execute(text(f"INSERT INTO job ({names}) VALUES ({values})"), row)  # noqa: S608
+    for each in attempts:
+        keys = ("job_id", "number", "started_at", "finished_at", "error")
+        insert = (
+            "INSERT INTO job_attempt (job_id, number, worker, started_at, finished_at, error)"
+            " VALUES (:job_id, :number, 'w', :started_at, :finished_at, :error)"
+        )
+        connection.execute(text(insert), dict(zip(keys, each, strict=True)))
+    pauses = "INSERT INTO queue_control (queue, is_paused) VALUES ('*', TRUE), ('q', FALSE)"
+    connection.execute(text(pauses))
+
+
+ERROR = '{"type":"Boom","message":"it broke","step":null,"attempt":1}'
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_jobs_of_earlier_revisions_keep_their_history(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path}/old.db"
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres").new_database()
+    async with Database(url) as database:
+        await database.write(lambda c: migrations.upgrade_within(c, "0002"))
+        await database.write(fill_as_0002)
+
+        assert await migrations.upgrade(database) == "0002"
+
+        differences = await migrations.check(
+            database, capturekit.store.schema.metadata, capturekit.queue.sql.metadata
+        )
+        assert differences == []
+        await _jobs_are_as_they_were(SqlQueue(database, clock=lambda: 85.0))
+
+
+async def _jobs_are_as_they_were(queue: SqlQueue) -> None:
+    stats = await queue.stats()
+    assert (stats.is_paused, stats.paused) == (True, ())
+    assert {state.value: count for state, count in stats.depth.items() if count} == {
+        "queued": 2,
+        "running": 1,
+        "succeeded": 1,
+    }
+    held = await queue.status("held")
+    first, second = held.attempts
+    assert first.error is not None
+    assert (first.number, first.finished_at, first.error.type) == (1, 61.0, "Boom")
+    assert (second.number, second.started_at, second.finished_at) == (2, 80.0, None)
+    assert held.started_at == 80.0
+    await queue.resume()
+    leases = await queue.claim("w", limit=9)
+    assert [(lease.job.id, lease.attempt, lease.tries) for lease in leases] == [
+        ("new", 1, 1),
+        ("later", 2, 2),
+    ]
+    assert leases[0].job.payload == {"n": 1}
+    lease = replace(leases[0], job=leases[0].job.model_copy(update={"id": "held"}), attempt=2)
+    await queue.finish(lease)
+    assert len((await queue.status("held")).attempts) == 2
 
 
 async def test_several_processes_may_upgrade_at_once(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from capturekit.queue.base import (
     Submission,
     WorkerInfo,
     checked_concurrency,
+    checked_json,
     checked_progress,
 )
 from capturekit.queue.bell import Bell
@@ -215,8 +216,8 @@ class SqlQueue:
         await self._database.write(lambda c: working.report(c, lease, done))
 
     async def finish(self, lease: Lease, result: JsonValue = None) -> None:
-        """As ``QueueBackend.finish``."""
-        text = dumped(result)
+        """As ``QueueBackend.finish``. Raises ValueError for a result that is no JSON."""
+        text = dumped(checked_json(result))
         await self._end(lease, lambda change: ending.finish(change, lease, text))
 
     async def fail(self, lease: Lease, error: JobError, *, is_permanent: bool = False) -> JobState:

@@ -50,22 +50,48 @@ def submit(change: Transaction, jobs: Sequence[Job], max_waiting: int | None) ->
     if max_waiting is not None:
         _lock_last_room(change, len(jobs), max_waiting)
     free_lapsed_keys(change, {job.unique_key for job in jobs if job.unique_key is not None})
+    answers = [answer for part in _parts(jobs) for answer in _submit(change, part)]
+    new = [answer.id for answer in answers if answer.is_new]
+    if (
+        max_waiting is not None
+        and new
+        and tally.waiting(change.connection) + len(new) > max_waiting
+    ):
+        _TAKE_BACK.count(change.connection, ids=several(change.connection, new))
+        raise QueueFull(max_waiting)
+    return answers
+
+
+def _parts(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """The jobs, parted where an id comes again: what became of the first decides then."""
+    part: dict[str, Job] = {}
+    for job in jobs:
+        if job.id in part:
+            yield list(part.values())
+            part = {}
+        part[job.id] = job
+    yield list(part.values())
+
+
+def _submit(change: Transaction, jobs: Sequence[Job]) -> list[Submission]:
+    """Submit jobs of different ids."""
     new: set[str] = set()
     standing: dict[str, Submission] = {}
-    left = list({job.id: job for job in reversed(jobs)}.values())[::-1]
+    left = jobs
     while left:
         new.update(_insert_all(change, left))
         standing |= _find_standing(change, [job for job in left if job.id not in new])
         # A job that stood in the way may have been pruned between the two.
         left = [job for job in left if job.id not in new and job.id not in standing]
-    if (
-        max_waiting is not None
-        and new
-        and len(new) + tally.waiting(change.connection) > max_waiting
-    ):
-        _TAKE_BACK.count(change.connection, ids=several(change.connection, new))
-        raise QueueFull(max_waiting)
-    return list(_answers(change, jobs, new, standing))
+    return [_taken(change, job) if job.id in new else standing[job.id] for job in jobs]
+
+
+def _taken(change: Transaction, job: Job) -> Submission:
+    state = first_state(job)
+    change.change.came(job.queue, stored_state(state, job.concurrency_key))
+    if job.concurrency_key is not None and state is JobState.QUEUED:
+        change.keys.add(job.concurrency_key)
+    return Submission(job.id, is_new=True, state=state)
 
 
 def free_lapsed_keys(change: Transaction, keys: set[str]) -> None:
@@ -121,20 +147,3 @@ def _found(change: Transaction, rows: Sequence[Row]) -> dict[str, Submission]:
         name: Submission(job_id, is_new=False, state=state_of(state, due_at, change.now))
         for name, job_id, state, due_at in rows
     }
-
-
-def _answers(
-    change: Transaction, jobs: Sequence[Job], new: set[str], standing: dict[str, Submission]
-) -> Iterator[Submission]:
-    told: set[str] = set()
-    for job in jobs:
-        if job.id not in new:
-            yield standing[job.id]
-            continue
-        state, is_new = first_state(job), job.id not in told
-        if is_new:
-            told.add(job.id)
-            change.change.came(job.queue, stored_state(state, job.concurrency_key))
-            if job.concurrency_key is not None and state is JobState.QUEUED:
-                change.keys.add(job.concurrency_key)
-        yield Submission(job.id, is_new, state)

@@ -61,12 +61,12 @@ async def check(database: Database, *metadatas: MetaData) -> list[str]:
     return await database.read(partial(_differences, metadatas=metadatas))
 
 
-def upgrade_within(connection: Connection) -> str | None:
-    """``upgrade`` in the caller's transaction."""
+def upgrade_within(connection: Connection, target: str = "head") -> str | None:
+    """``upgrade`` in the caller's transaction, up to the revision ``target``."""
     found = _revision(connection)
     _refuse_unknown(found)
     if found != head():
-        _run_alembic(connection)
+        _run_alembic(connection, target)
     return found
 
 
@@ -82,14 +82,14 @@ def _revision(connection: Connection) -> str | None:
     return found
 
 
-def _run_alembic(connection: Connection) -> None:
+def _run_alembic(connection: Connection, target: str) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, target)
 
 
 def _differences(connection: Connection, metadatas: Sequence[MetaData]) -> list[str]:

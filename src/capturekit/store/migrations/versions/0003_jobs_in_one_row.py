@@ -26,6 +26,8 @@ def upgrade() -> None:
     _add_columns()
     _move_history()
     op.drop_table("job_attempt")
+    # Only now: SQLite makes the table anew for it, and attempts would go with the old one.
+    _change_columns()
     _create_indexes()
     _create_tally()
     # The row for all queues has a name that no queue can have, and only pauses are kept.
@@ -46,6 +48,9 @@ def _add_columns() -> None:
         sa.Column("max_running", sa.Integer(), nullable=False, server_default="1"),
     ):
         op.add_column("job", column)
+
+
+def _change_columns() -> None:
     defaults = {"attempt": "0", "tries": "0", "progress": "0", "is_cancel_requested": "FALSE"}
     with op.batch_alter_table("job") as job:
         for name, default in defaults.items():
