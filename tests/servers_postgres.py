@@ -47,6 +47,7 @@ class PostgresServer:
         self._programs = programs
         self._data = folder / "data"
         self._numbers = itertools.count(1)
+        self._database = ""
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
@@ -92,10 +93,15 @@ class PostgresServer:
             self._signal(signal.SIGCONT)
 
     def new_database(self) -> str:
-        """The URL of a database with nothing in it."""
-        name = f"test_{next(self._numbers)}"
-        self.sql(f"CREATE DATABASE {name}")
-        return self.url(name)
+        """The URL of a database with nothing in it, that is there until the next is made.
+
+        Each takes 7 MB: hundreds would fill the disk, and take a minute to remove.
+        """
+        if self._database:
+            self.sql(f"DROP DATABASE {self._database} WITH (FORCE)")
+        self._database = f"test_{next(self._numbers)}"
+        self.sql(f"CREATE DATABASE {self._database}")
+        return self.url(self._database)
 
     def url(self, database: str, user: str = "postgres") -> str:
         return f"postgresql://{user}@/{database}?host={self.folder}"
