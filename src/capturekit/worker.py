@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from functools import partial
+from itertools import count
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 import anyio
@@ -68,6 +69,8 @@ After that the lease runs out, and the queue counts the attempt as lost.
 MAX_MESSAGE: Final = 2000
 """Characters kept of an exception's text."""
 
+_IDLE_TURNS: Final = 4
+"""A worker without jobs asks for orders only every so often, once a second."""
 _STORAGE_RETRY: Final = RetryPolicy(base_s=0.1, cap_s=STORAGE_PAUSE_S)
 _PASSING: Final = (StorageFull, StorageBusy, StorageReadOnly)
 _JSON: Final[TypeAdapter[JsonValue]] = TypeAdapter(
@@ -472,10 +475,12 @@ class Worker:
         _obey(runs, await self._queue.heartbeat(worker, leases, lease_s=self._lease_s))
 
     async def _heed_forever(self, held: Mapping[str, _Run]) -> None:
-        while True:
+        for turn in count():
             before = anyio.current_time()
             await anyio.sleep(NOTICE_S)
             self._check_pulse(anyio.current_time() - before - NOTICE_S, held)
+            if not held and turn % _IDLE_TURNS:
+                continue
             try:
                 await self._heed(list(held.values()))
             except StorageError as error:
@@ -497,8 +502,8 @@ class Worker:
         if held and late_s > self._lease_s / 3:
             kinds = sorted({run.lease.job.kind for run in held.values()})
             log.warning(
-                "no heartbeat for %.1f s: a handler blocks the event loop, one of %s; "
-                "run what blocks in an executor",
+                "no heartbeat for %.1f s: the event loop stood still; should a handler have "
+                "blocked it (one of: %s), run it in an executor",
                 late_s,
                 ", ".join(kinds),
             )

@@ -382,6 +382,16 @@ async def test_no_more_run_than_may(tmp_path: Path) -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_without_a_size_as_many_run_as_are_called(tmp_path: Path) -> None:
+    async with ProcessExecutor() as executor, anyio.create_task_group() as tasks:
+        for name in "abc":
+            tasks.start_soon(executor.run, work.burn, str(tmp_path / name))
+        for name in "abc":
+            await written(tmp_path / name)
+        assert len(executor.pids) == 3
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_child_is_replaced_after_some_jobs() -> None:
     async with ProcessExecutor(1, max_jobs=2) as executor:
         pids = [await executor.run(work.pid) for _ in range(4)]

@@ -8,6 +8,7 @@ decode, under limits that a pipeline could not live with. Linux only.
 """
 
 import json
+import math
 import os
 import pickle
 import resource
@@ -83,6 +84,8 @@ class ChildError(Exception):
 class ProcessExecutor:
     """Calls functions in up to ``size`` child processes, started when first needed.
 
+    With None there are as many as functions run at once, which a worker's concurrency bounds.
+
     A call that is cancelled kills its process and whatever that started. The function is told by
     its name, so it belongs at the top of a module or of the script (which then needs the usual
     ``if __name__ == "__main__"``); its arguments are pickled, its answer is JSON of at most
@@ -94,12 +97,16 @@ class ProcessExecutor:
     """
 
     def __init__(
-        self, size: int, *, max_jobs: int | None = None, max_memory_bytes: int | None = None
+        self,
+        size: int | None = None,
+        *,
+        max_jobs: int | None = None,
+        max_memory_bytes: int | None = None,
     ) -> None:
         for name, value in (("size", size), ("max_jobs", max_jobs)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; give at least 1")
-        self._slots = anyio.Semaphore(size)
+        self._slots = anyio.CapacityLimiter(math.inf if size is None else size)
         self._max_jobs = max_jobs
         self._max_memory_bytes = max_memory_bytes
         # The last one used is the first one taken, so no more are started than work at a time.
