@@ -145,6 +145,14 @@ def bench_peers(session: nox.Session) -> None:
     session.run("python", "tests/benchmarks/bench_queue_peers.py", *session.posargs)
 
 
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill workers, apps and servers at random; `-- --kills 1000 --backend redis`."""
+    install(session, "-e", TESTED, groups=("tests",))
+    session.env["PYTHONPATH"] = str(ROOT)
+    session.run("python", "-m", "tests.faults.killing", *session.posargs)
+
+
 def arq_environment(session: nox.Session) -> str:
     """The Python of an environment with arq, which does not go with our redis-py."""
     folder = Path(session.virtualenv.location).absolute() / "arq"
