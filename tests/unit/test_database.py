@@ -220,6 +220,14 @@ async def test_only_a_checkpointing_database_moves_the_log(
         assert await database.read(lambda c: c.exec_driver_sql(ask).scalar()) == 0
 
 
+async def test_what_need_not_survive_a_power_cut_is_not_synced(database: Database) -> None:
+    def level(connection: Connection) -> object:
+        return connection.exec_driver_sql("PRAGMA synchronous").scalar()
+
+    assert await database.write(level, is_synced=False) == 1
+    assert await database.write(level) == 2
+
+
 # Trouble
 
 

@@ -95,8 +95,8 @@ class PostgresDatabase:
         """Close the connections."""
         await anyio.to_thread.run_sync(self._dispose)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """As ``Database.write``."""
+    async def write(self, work: Callable[[Connection], T], *, is_synced: bool) -> T:  # noqa: ARG002
+        """As ``Database.write``; all is synced, for workers may live on when the server falls."""
         return await self._in_thread(self._writer, self._writers, work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:

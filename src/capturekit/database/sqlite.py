@@ -35,8 +35,9 @@ READERS: Final = 4
 class _Write(Generic[T]):
     """Work, and the future of who waits for it. Made in the event loop's thread."""
 
-    def __init__(self, work: Callable[[Connection], T]) -> None:
+    def __init__(self, work: Callable[[Connection], T], *, is_synced: bool) -> None:
         self.work = work
+        self.is_synced = is_synced
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self.loop.create_future()
         self.error: Exception | None = None
@@ -62,6 +63,7 @@ class SqliteDatabase:
         self._is_checkpointing = is_checkpointing
         self._writes: queue.SimpleQueue[_Write[object] | None] = queue.SimpleQueue()
         self._readers = anyio.CapacityLimiter(READERS)
+        self._is_synced = True
 
     async def open(self) -> None:
         """Start the writer."""
@@ -72,9 +74,9 @@ class SqliteDatabase:
         self._writes.put(None)
         await anyio.to_thread.run_sync(self._close)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, is_synced: bool) -> T:
         """As ``Database.write``."""
-        write = _Write(work)
+        write = _Write(work, is_synced=is_synced)
         self._writes.put(write)  # type: ignore[arg-type]  # the queue does not care for T
         return await write.future
 
@@ -124,6 +126,9 @@ class SqliteDatabase:
 
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
+            if is_writer:
+                level = "FULL" if self._is_synced else "NORMAL"
+                connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
             connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
 
         return engine
@@ -140,11 +145,14 @@ class SqliteDatabase:
                     break
                 first = self._writes.get()
             is_last = first is None
-            if group:
-                self._commit(group)
-                _tell(group)
+            # Those that need no sync are done in a moment, and do not wait for the others.
+            for is_synced in (False, True):
+                if part := [write for write in group if write.is_synced is is_synced]:
+                    self._commit(part)
+                    _tell(part)
 
     def _commit(self, group: list[_Write[object]]) -> None:
+        self._is_synced = group[0].is_synced
         try:
             with translated(self._writer.dialect), self._writer.begin() as connection:
                 self._run_group(connection, group)
@@ -159,9 +167,10 @@ class SqliteDatabase:
         if len(group) == 1:
             group[0].run(connection)
             return
+        # By the driver: SQLAlchemy's savepoints cost as much as the work of a small job.
+        cursor = connection.connection.cursor()
         for write in group:
-            # By the driver: SQLAlchemy's savepoints cost as much as the work of a small job.
-            connection.exec_driver_sql("SAVEPOINT work")
+            cursor.execute("SAVEPOINT work")
             try:
                 write.run(connection)
             except Exception as error:
@@ -169,8 +178,8 @@ class SqliteDatabase:
                     # A full disk ends the whole transaction inside SQLite, savepoints and all.
                     raise
                 write.error = error
-                connection.exec_driver_sql("ROLLBACK TO work")
-            connection.exec_driver_sql("RELEASE work")
+                cursor.execute("ROLLBACK TO work")
+            cursor.execute("RELEASE work")
 
 
 def _tell(group: Sequence[_Write[object]]) -> None:

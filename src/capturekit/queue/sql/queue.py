@@ -183,10 +183,12 @@ class SqlQueue:
                 is_tended=is_tended,
             )
 
-        leases = await self._change(work, is_quiet=True)
+        # A claim that a power cut undoes leaves the job as it was; no worker lives on with it.
+        leases = await self._change(work, is_quiet=True, is_synced=False)
         if leases is None:
             await self._change(claiming.tend)
-            leases = await self._change(lambda change: work(change, is_tended=True), is_quiet=True)
+            again = partial(work, is_tended=True)
+            leases = await self._change(again, is_quiet=True, is_synced=False)
         return leases or []
 
     async def heartbeat(
@@ -199,7 +201,7 @@ class SqlQueue:
             working.introduce(connection, worker, now)
             return working.extend(connection, leases, now + lease_s)
 
-        return await self._database.write(work)
+        return await self._database.write(work, is_synced=False)
 
     async def orders(self, worker_id: str, leases: Sequence[Lease]) -> Orders:
         """As ``QueueBackend.orders``."""
@@ -213,7 +215,7 @@ class SqlQueue:
     async def report(self, lease: Lease, progress: float) -> None:
         """As ``QueueBackend.report``. Raises ValueError outside 0 to 1."""
         done = checked_progress(progress)
-        await self._database.write(lambda c: working.report(c, lease, done))
+        await self._database.write(lambda c: working.report(c, lease, done), is_synced=False)
 
     async def finish(self, lease: Lease, result: JsonValue = None) -> None:
         """As ``QueueBackend.finish``. Raises ValueError for a result that is no JSON."""
@@ -278,7 +280,13 @@ class SqlQueue:
         # The end of a job makes work only where others wait for its turn.
         await self._change(work, is_quiet=lease.job.concurrency_key is None)
 
-    async def _change(self, work: Callable[[Transaction], T], *, is_quiet: bool = False) -> T:
+    async def _change(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        is_quiet: bool = False,
+        is_synced: bool = True,
+    ) -> T:
         """Do the work in a transaction; wake those who wait unless it makes no work."""
 
         def write(connection: Connection) -> T:
@@ -287,7 +295,7 @@ class SqlQueue:
             change.close(self._tally)
             return answer
 
-        answer = await self._database.write(write)
+        answer = await self._database.write(write, is_synced=is_synced)
         if not is_quiet:
             self.notify()
         return answer
