@@ -542,6 +542,7 @@ RAISED: dict[str, JsonValue] = {
         ("\xff", None),
         ('{"result": 1, "more": 2}', None),
         ('{"result": NaN}', None),
+        ('{"result": [{"deep": [Infinity]}]}', None),
         ("[" * 100_000, None),
         ('{"progress": 2}', None),
         (json.dumps({"error": RAISED | {"type": "not a name"}}), None),

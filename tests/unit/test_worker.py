@@ -37,7 +37,7 @@ from capturekit.queue.base import (
     WorkerInfo,
 )
 from capturekit.queue.memory import MemoryQueue
-from capturekit.worker import Handler, JobContext, Worker, typed
+from capturekit.worker import IDLE_S, Handler, JobContext, Worker, typed
 
 pytestmark = pytest.mark.anyio
 
@@ -431,13 +431,17 @@ async def test_a_new_size_is_shown_at_once(queue: Disk) -> None:
 
 
 async def test_the_workers_own_word_holds_until_the_queue_has_another(queue: Disk) -> None:
-    async with working(queue, forever) as worker:
-        await until_listed(queue)
+    gate = Gate()
+    await queue.submit(a_job())
+    async with working(queue, gate) as worker:
+        # While it holds a job it asks four times a second.
+        await gate.begun.wait()
         await told_to_resize(queue, worker, 7)
         await until(lambda: worker.concurrency == 7)
         worker.resize(2)
         await beaten(queue)
         assert worker.concurrency == 2
+        gate.opened.set()
 
 
 @pytest.mark.parametrize("wrong", [0, 1001])
@@ -492,6 +496,21 @@ async def test_a_worker_ends_when_its_own_queues_are_empty(queue: Disk) -> None:
         await Worker(queue, {"test": answer}, queues=["x"]).run(until_empty=True)
     assert (await queue.status("mine")).state is JobState.SUCCEEDED
     assert (await queue.status("other")).state is JobState.QUEUED
+
+
+class Deaf(Disk):
+    """A queue that has no hints to give."""
+
+    async def wait(self, timeout_s: float, *, queues: Sequence[str] = ()) -> None:
+        del queues
+        await anyio.sleep(timeout_s)
+
+
+async def test_the_end_of_the_last_job_is_noticed_at_once() -> None:
+    queue = Deaf()
+    await queue.submit(a_job())
+    with anyio.fail_after(IDLE_S / 2):
+        await Worker(queue, {"test": answer}).run(until_empty=True)
 
 
 async def test_a_worker_may_run_until_empty_again(queue: Disk) -> None:

@@ -310,7 +310,7 @@ class _Child:
         try:
             (size,) = ANSWER_HEAD.unpack(await self._received(ANSWER_HEAD.size))
             message = await self._received(min(size, MAX_ANSWER_BYTES))
-            return _READ.validate_python(from_json(message, allow_inf_nan=False))
+            return _READ.validate_python(from_json(message))
         except (ConnectionError, EOFError):
             raise await self._death() from None
         except ValueError as error:
