@@ -59,6 +59,10 @@ class Crew:
         code: int = self._ask("end", pid, signal.SIGTERM)
         return code
 
+    def kill_all(self) -> None:
+        """End all at once."""
+        self._ask("end_all")
+
     def freeze(self, pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
 
@@ -118,6 +122,10 @@ class _Foreman:
             self._wait(pid)
         return self._codes[pid]
 
+    def end_all(self) -> None:
+        for pid in list(self._pids):
+            self.end(pid, signal.SIGKILL)
+
     def _wait(self, pid: int) -> None:
         give_up_at = time.monotonic() + END_S
         while not self._bury(pid, os.WNOHANG):
@@ -146,8 +154,7 @@ class _Foreman:
                 name, *arguments = json.loads(line)
                 print(json.dumps(getattr(self, name)(*arguments)), flush=True)
         finally:
-            for pid in list(self._pids):
-                self.end(pid, signal.SIGKILL)
+            self.end_all()
 
 
 def _act(kind: str, plan: dict[str, Any]) -> None:
