@@ -446,7 +446,10 @@ class QueueBackend(Protocol):
         ...
 
     async def finish(self, lease: Lease, result: JsonValue = None) -> None:
-        """The job succeeded. Raises LeaseLost when it was given away or ended."""
+        """The job succeeded. Raises LeaseLost when it was given away or ended.
+
+        A result that is no JSON (``checked_json``) raises ValueError, and the job stays held.
+        """
         ...
 
     async def fail(self, lease: Lease, error: JobError, *, is_permanent: bool = False) -> JobState:

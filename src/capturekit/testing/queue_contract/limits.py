@@ -120,12 +120,13 @@ class LimitTests(QueueTests):
             await queue.submit(a_job("good"), a_job("bad", payload={"x": value}))
         assert await queue.statuses() == []
 
+    @pytest.mark.parametrize("result", [{"x": ["\ud800"]}, float("nan")])
     async def test_a_result_that_is_no_json_is_refused_and_the_job_still_held(
-        self, queue: QueueBackend
+        self, queue: QueueBackend, result: JsonValue
     ) -> None:
         lease = await start(queue)
         with pytest.raises(ValueError):  # noqa: PT011  # pydantic's or a plain one
-            await queue.finish(lease, {"x": ["\ud800"]})
+            await queue.finish(lease, result)
         assert (await queue.status("a")).state is JobState.RUNNING
         await queue.finish(lease, "now it is")
 
