@@ -3,8 +3,10 @@
 import pytest
 
 from capturekit.errors import QueueFull, UnknownJob
-from capturekit.queue.base import Job
+from capturekit.queue.base import WORKER_MEMORY_S, Job
 from capturekit.queue.memory import MAX_JOBS, MemoryQueue
+from capturekit.testing.clock import FakeClock
+from capturekit.testing.queue_contract import a_worker
 
 pytestmark = pytest.mark.anyio
 
@@ -28,3 +30,13 @@ async def test_the_job_that_finished_first_is_forgotten_first() -> None:
     with pytest.raises(UnknownJob):
         await queue.status("a")
     assert [status.id for status in await queue.statuses()] == ["c", "b"]
+
+
+async def test_a_silent_worker_is_forgotten_with_what_was_asked_of_it() -> None:
+    clock = FakeClock()
+    queue = MemoryQueue(clock=clock)
+    await queue.heartbeat(a_worker("silent"), [])
+    await queue.resize("silent", 5)
+    clock.advance(WORKER_MEMORY_S + 1)
+    await queue.heartbeat(a_worker("other"), [])
+    assert (await queue.orders("silent", [])).concurrency is None
