@@ -190,6 +190,8 @@ def _engine(url: URL, *, is_writer: bool) -> Engine:
         # By SET and not as options of the connection, which poolers in between refuse.
         cursor.execute(f"SET statement_timeout = {round(STATEMENT_TIMEOUT_S * 1000)}")
         cursor.execute(f"SET lock_timeout = {round(LOCK_TIMEOUT_S * 1000)}")
+        # A plan that was made while a table was empty scans it, and would be kept when it is full.
+        cursor.execute("SET plan_cache_mode = force_custom_plan")
         cursor.close()
         dbapi.commit()
         dbapi.read_only = not is_writer
