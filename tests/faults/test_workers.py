@@ -13,6 +13,7 @@ from tests.faults.effects import Verdict
 from tests.faults.inquest import held
 from tests.faults.looking import ended, go_on, started, until, verdicts
 from tests.faults.worlds import World
+from tests.servers_postgres import PostgresServer
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +77,19 @@ async def test_an_app_killed_while_it_submits_asks_again_and_gets_one_job(
     async with open_queue(world.url) as queue:
         findings = await held(queue, world.folder, [plan])
     assert (findings.jobs, findings.wrong) == (20, [])
+
+
+async def test_many_may_open_a_new_queue_at_once(world: World) -> None:
+    if isinstance(world.server, PostgresServer):
+        world = replace(world, url=world.server.new_database())
+
+    async def open_it() -> None:
+        async with open_queue(world.url) as queue:
+            await queue.stats()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(open_it)
 
 
 async def test_a_frozen_workers_late_answer_is_fenced_off(world: World, crew: Crew) -> None:

@@ -34,6 +34,8 @@ class LockKind(IntEnum):
     database are unlikely to be these.
     """
 
+    TABLES = 0x43504B50
+    """The making of the tables: Postgres lets two find none, and both make them."""
     ROOM = 0x43504B51
     """The last room below ``max_waiting``."""
     UNIQUE = 0x43504B52

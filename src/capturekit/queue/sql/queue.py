@@ -34,6 +34,7 @@ from capturekit.queue.base import (
 from capturekit.queue.bell import Bell
 from capturekit.queue.sql import claiming, ending, looking, steering, submitting, working
 from capturekit.queue.sql.claiming import MAX_PER_WRITE
+from capturekit.queue.sql.locks import LockKind, lock_names
 from capturekit.queue.sql.rows import dumped
 from capturekit.queue.sql.tables import metadata
 from capturekit.queue.sql.tally import Tally
@@ -79,8 +80,13 @@ class SqlQueue:
     ) -> None: ...
 
     async def create_tables(self) -> None:
-        """Make the queue's tables where they are missing."""
-        await self._database.write(metadata.create_all)
+        """Make the queue's tables where they are missing. Many may do so at once."""
+
+        def work(connection: Connection) -> None:
+            lock_names(connection, LockKind.TABLES, [""])
+            metadata.create_all(connection)
+
+        await self._database.write(work)
 
     def submit_within(self, connection: Connection, jobs: Sequence[Job]) -> list[Submission]:
         """As ``submit``, as part of the caller's transaction.
