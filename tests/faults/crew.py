@@ -74,6 +74,10 @@ class Crew:
         pids: list[int] = self._ask("gone")
         return pids
 
+    def words(self) -> str:
+        """The last of what the actors said."""
+        return self.log.read_text(errors="replace")[-3000:]
+
     def close(self) -> None:
         """End all."""
         assert self._foreman.stdin is not None
@@ -88,7 +92,7 @@ class Crew:
         self._foreman.stdin.write(json.dumps(what).encode() + b"\n")
         self._foreman.stdin.flush()
         answer = self._foreman.stdout.readline()
-        assert answer, self.log.read_text(errors="replace")[-3000:]
+        assert answer, self.words()
         return json.loads(answer)
 
 
