@@ -10,14 +10,13 @@ import math
 import re
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final, Protocol, Self, TypeVar
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
@@ -25,12 +24,10 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 from capturekit.errors import KeyInTheWay, StorageUnavailable
 from capturekit.ratelimit.decision import Decision, Quota
 from capturekit.ratelimit.memory import EXACT_UP_TO, SUB_BUCKETS
+from capturekit.redisurl import AnyConnection, Cluster, OneServer, Sentinels, parsed
 
 MAX_CONNECTIONS = 32
 """Open at once to a server, per event loop; further decisions wait for one of them."""
-
-CONNECT_TIMEOUT_S = 5.0
-"""For the socket. A decision's own deadline, which is shorter, cancels a connection too."""
 
 MAX_KEY_BYTES = 128
 """Longer keys are stored as their digest, so that no caller chooses how much is stored."""
@@ -58,9 +55,6 @@ _SERVERS_CLOCK: Final = -1
 
 T = TypeVar("T")
 
-_Connection = Any
-"""An AbstractConnection of redis-py, half of whose methods have no types."""
-
 
 class RedisStorage:
     """A Storage for many processes: Redis from 6.2, Valkey, Sentinel or Cluster.
@@ -86,11 +80,7 @@ class RedisStorage:
     closes those of the loop it is called in.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://``,
-            ``redis+sentinel://host:port,host2:port/service/db`` or
-            ``redis+cluster://host:port,host2:port``. User, password and options as redis-py
-            reads them; a Sentinel's own password is ``?sentinel_password=``. Anything else
-            is a ValueError, which does not repeat what may hold a password.
+        url: As ``capturekit.redisurl.parsed`` reads it.
         prefix: Begins every Redis key.
     """
 
@@ -252,10 +242,10 @@ class _Pooled:
     round trip (``bench_ratelimit_redis.py``), and hold a connection after a cancellation.
     """
 
-    def __init__(self, make: Callable[[], _Connection], sentinels: Sequence[Redis] = ()) -> None:
+    def __init__(self, make: Callable[[], AnyConnection], sentinels: Sequence[Redis] = ()) -> None:
         self._make = make
         self._sentinels = sentinels
-        self._idle: list[_Connection] = []
+        self._idle: list[AnyConnection] = []
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
 
     async def execute(self, *command: str | bytes | int) -> Any:  # noqa: ANN401  # redis-py's
@@ -278,7 +268,7 @@ class _Pooled:
         for connection in idle:
             await connection.disconnect(nowait=True)
 
-    async def _fresh(self) -> _Connection:
+    async def _fresh(self) -> AnyConnection:
         connection = self._make()
         try:
             await connection.connect()
@@ -287,7 +277,7 @@ class _Pooled:
             raise
         return connection
 
-    async def _over(self, connection: _Connection, command: tuple[str | bytes | int, ...]) -> Any:  # noqa: ANN401  # redis-py's
+    async def _over(self, connection: AnyConnection, command: tuple[str | bytes | int, ...]) -> Any:  # noqa: ANN401  # redis-py's
         try:
             await connection.send_packed_command(_packed(command))
             reply = await connection.read_response(disable_decoding=True)
@@ -305,7 +295,7 @@ class _Pooled:
         self._put_back(connection)
         return reply
 
-    def _put_back(self, connection: _Connection) -> None:
+    def _put_back(self, connection: AnyConnection) -> None:
         if connection.is_connected:
             self._idle.append(connection)
 
@@ -342,92 +332,18 @@ async def _as_ours(key: str, reply: Awaitable[T]) -> T:
         raise StorageUnavailable(f"Redis: {type(error).__name__}: {error}") from error
 
 
-# URLs
-
-
 def _connector(url: str) -> Callable[[], _Link]:
     """Makes a link when called inside an event loop. Raises ValueError for a bad URL."""
-    try:
-        parts = urlsplit(url)
-        scheme, _, kind = parts.scheme.replace("valkey", "redis").partition("+")
-        if kind == "sentinel" and scheme == "redis":
-            return _sentinel(parts)
-        if kind == "cluster" and scheme in ("redis", "rediss"):
-            return _cluster(parts, is_tls=scheme == "rediss")
-        if not kind and scheme in ("redis", "rediss", "unix"):
-            if scheme != "unix":
-                # redis-py takes what is no number for database 0.
-                int(parts.path.strip("/") or 0)
-            return _single(parts._replace(scheme=scheme).geturl())
-    except (ValueError, TypeError, LookupError):
-        # Neither the URL nor what Python says about it is repeated: both may hold a password.
-        pass
-    raise ValueError("a URL of rate limits that is not as RedisStorage says; it is not shown here")
+    server = parsed(url)
+    if isinstance(server, OneServer):
+        return partial(_Pooled, server.make)
+    if isinstance(server, Sentinels):
+        return lambda: _Pooled(*server.connect())
+    return lambda: _Clustered(_cluster(server))
 
 
-def _options() -> dict[str, Any]:
-    # redis-py's own: ten retries, and a timeout on each of them. On a frozen server that
-    # adds up to 14 s; here the caller's deadline is the only one.
-    return {
-        "protocol": 2,
-        "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": None,
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
-    }
-
-
-def _single(url: str) -> Callable[[], _Link]:
-    pool = ConnectionPool.from_url(url, **_options())
-    make: Callable[[], _Connection] = pool.make_connection
-    make()  # Options that it does not know are found here, not at the first decision.
-    return lambda: _Pooled(make)
-
-
-def _sentinel(parts: SplitResult) -> Callable[[], _Link]:
-    service, _, database = parts.path.strip("/").partition("/")
-    if not service:
-        raise ValueError("a Sentinel's URL ends with the name of the service")
-    hosts, account, db = _hosts(parts, 26379), _account(parts), int(database or 0)
-    asked = {name.removeprefix("sentinel_"): text for name, text in _query(parts).items()}
-
-    def connect() -> _Link:
-        options = _options() | account | {"db": db}
-        sentinel = Sentinel(hosts, sentinel_kwargs=_options() | asked)  # type: ignore[no-untyped-call]
-        master: Redis = sentinel.master_for(service, **options)
-        return _Pooled(master.connection_pool.make_connection, sentinel.sentinels)
-
-    return connect
-
-
-def _cluster(parts: SplitResult, *, is_tls: bool) -> Callable[[], _Link]:
-    hosts, account = _hosts(parts, 6379), _account(parts)
-
-    def connect() -> _Link:
-        nodes = [ClusterNode(host, port) for host, port in hosts]
-        # One retry follows a slot to the node that took it over.
-        options = _options() | account | {"retry": Retry(NoBackoff(), 1), "ssl": is_tls}
-        return _Clustered(RedisCluster(startup_nodes=nodes, **options))
-
-    return connect
-
-
-def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
-    hosts = []
-    for address in parts.netloc.rpartition("@")[2].split(","):
-        one = urlsplit(f"//{address}")
-        if not one.hostname:
-            raise ValueError("an address without a host")
-        hosts.append((one.hostname, one.port or default_port))
-    return hosts
-
-
-def _account(parts: SplitResult) -> dict[str, Any]:
-    userinfo, has_account, _ = parts.netloc.rpartition("@")
-    user, _, password = userinfo.partition(":")
-    named = {"username": unquote(user), "password": unquote(password)}
-    return {name: text for name, text in named.items() if text} if has_account else {}
-
-
-def _query(parts: SplitResult) -> dict[str, str]:
-    known = ("sentinel_username", "sentinel_password")
-    return {name: texts[-1] for name, texts in parse_qs(parts.query).items() if name in known}
+def _cluster(server: Cluster) -> RedisCluster:
+    nodes = [ClusterNode(host, port) for host, port in server.hosts]
+    # One retry follows a slot to the node that took it over.
+    options = server.account | {"retry": Retry(NoBackoff(), 1), "ssl": server.is_tls}
+    return RedisCluster(startup_nodes=nodes, **options)

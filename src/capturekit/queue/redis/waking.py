@@ -1,0 +1,105 @@
+"""Waits until someone says that there may be work.
+
+A script that made work pushes marks into lists, as many as there are jobs; each mark wakes one
+idle worker. A mark may be lost with who took it: everybody looks again after ``NOTICE_S``.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from capturekit.queue.base import NOTICE_S
+from capturekit.queue.redis.link import Link, as_ours
+from capturekit.queue.redis.wire import Lost, Refused, Reply, Wire, packed
+
+_BLOCK_S: Final = b"%g" % NOTICE_S
+
+
+class Waking:
+    """Connections of their own for those who wait: one for each who does so at a time."""
+
+    def __init__(self, link: Link, base: str, deadline_s: float) -> None:
+        self._link = link
+        self._base = base
+        self._deadline_s = deadline_s
+        self._idle: defaultdict[tuple[str, ...], list[_Ear]] = defaultdict(list)
+        self._ears: set[_Ear] = set()
+
+    async def wait(
+        self, timeout_s: float, queues: Sequence[str], quiet_s: Callable[[], Awaitable[float]]
+    ) -> None:
+        """Return at a mark, after ``timeout_s``, or when the quiet time is over."""
+        names = tuple(f"wake:{name}" for name in queues) or ("wake",)
+        time = asyncio.get_running_loop().time
+        ends_at = time() + timeout_s
+        ear = await self._ear(names)
+        try:
+            while True:
+                ear.forget()
+                quiet = await quiet_s()
+                ends_at = min(ends_at, time() + quiet)
+                left_s = ends_at - time()
+                if left_s <= 0 or await ear.hears(min(left_s, NOTICE_S)):
+                    return
+        finally:
+            if ear.wire.is_open:
+                self._idle[names].append(ear)
+            else:
+                self._ears.discard(ear)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for ear in self._ears:
+            ear.wire.close()
+        self._ears.clear()
+        self._idle.clear()
+
+    async def _ear(self, names: tuple[str, ...]) -> "_Ear":
+        idle = self._idle[names]
+        while idle:
+            ear = idle.pop()
+            if ear.wire.is_open:
+                return ear
+            self._ears.discard(ear)
+        wire = await self._link.fresh()
+        lists = [self._base + name for name in names]
+        ear = _Ear(wire, packed(("BLPOP", *lists, _BLOCK_S)), NOTICE_S + self._deadline_s)
+        self._ears.add(ear)
+        return ear
+
+
+class _Ear:
+    """Listens to some lists, over a connection of its own."""
+
+    def __init__(self, wire: Wire, command: bytes, within_s: float) -> None:
+        self.wire = wire
+        self._command = command
+        self._within_s = within_s
+        self._asked: asyncio.Future[Reply] | None = None
+
+    def forget(self) -> None:
+        """What was heard until now is old."""
+        if self._asked is not None and self._asked.done():
+            self._asked.exception()
+            self._asked = None
+
+    async def hears(self, patience_s: float) -> bool:
+        """Whether there is a mark within this time. Raises StorageError.
+
+        The server goes on listening for a moment when the time is over: it is told how long
+        only to a tenth of a second.
+        """
+        if self._asked is None:
+            self._asked = self.wire.ask(self._command, self._within_s)
+        await asyncio.wait((self._asked,), timeout=patience_s)
+        if not self._asked.done():
+            return False
+        answer, self._asked = self._asked, None
+        try:
+            return answer.result() is not None
+        except Refused as error:
+            self.wire.close()
+            raise as_ours(error) from error
+        except Lost as error:
+            raise Lost(str(error)) from error
