@@ -17,7 +17,7 @@ from itertools import count
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from capturekit.errors import (
@@ -184,6 +184,11 @@ class _Run:
     def id(self) -> str:
         return self.lease.job.id
 
+    @property
+    def key(self) -> tuple[str, int]:
+        # A worker that stood still for longer than its lease may be given its own job again.
+        return self.lease.job.id, self.lease.attempt
+
     def begin(self) -> None:
         self.scope.deadline = anyio.current_time() + self.lease.job.timeout_s
 
@@ -201,6 +206,9 @@ class _Run:
 
     def is_set(self) -> bool:
         return self.scope.cancel_called
+
+
+_Held: TypeAlias = dict[tuple[str, int], _Run]
 
 
 class _Signal:
@@ -264,8 +272,8 @@ class Worker:
         self._host = socket.gethostname()
         self._id = f"{name}-{self._host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._started_at = clock()
-        self._runs: dict[str, _Run] = {}
-        self._inline: dict[str, _Run] = {}
+        self._runs: _Held = {}
+        self._inline: _Held = {}
         self._ordered: int | None = None
         self._until_empty = False
         self._is_stopping = False
@@ -281,7 +289,7 @@ class Worker:
     @property
     def active(self) -> tuple[str, ...]:
         """Ids of the jobs that run in this worker now."""
-        return (*self._runs, *self._inline)
+        return tuple(run.id for run in (*self._runs.values(), *self._inline.values()))
 
     @property
     def concurrency(self) -> int:
@@ -344,14 +352,15 @@ class Worker:
             await self._wait_for(job_id, pause_s)
 
     async def _wait_for(self, job_id: str, timeout_s: float) -> None:
-        is_here = job_id in self._runs or job_id in self._inline
+        is_here = job_id in self.active
         with anyio.move_on_after(timeout_s):
-            while not is_here or job_id in self._runs or job_id in self._inline:
+            while not is_here or job_id in self.active:
                 await self._job_ended.wait()
 
     async def _run_inline(self, lease: Lease) -> None:
-        run = self._inline[lease.job.id] = _Run(self._queue, lease)
-        held = {run.id: run}
+        run = _Run(self._queue, lease)
+        self._inline[run.key] = run
+        held = {run.key: run}
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._beat_forever, held)
             tasks.start_soon(self._heed_forever, held)
@@ -400,7 +409,8 @@ class Worker:
         leases = await self._claim(free, queues=self._queues)
         self._troubles = 0
         for lease in leases:
-            run = self._runs[lease.job.id] = _Run(self._queue, lease)
+            run = _Run(self._queue, lease)
+            self._runs[run.key] = run
             jobs.start_soon(self._execute, run)
         if len(leases) < free:
             if self._until_empty and await self._is_empty():
@@ -454,7 +464,7 @@ class Worker:
 
     # Heartbeats and orders
 
-    async def _beat_forever(self, held: Mapping[str, _Run]) -> None:
+    async def _beat_forever(self, held: _Held) -> None:
         while True:
             try:
                 await self._beat(list(held.values()))
@@ -474,7 +484,7 @@ class Worker:
         leases = [run.lease for run in runs]
         _obey(runs, await self._queue.heartbeat(worker, leases, lease_s=self._lease_s))
 
-    async def _heed_forever(self, held: Mapping[str, _Run]) -> None:
+    async def _heed_forever(self, held: _Held) -> None:
         for turn in count():
             before = anyio.current_time()
             await anyio.sleep(NOTICE_S)
@@ -498,7 +508,7 @@ class Worker:
             # So that whoever asked sees it.
             await self._beat(runs)
 
-    def _check_pulse(self, late_s: float, held: Mapping[str, _Run]) -> None:
+    def _check_pulse(self, late_s: float, held: _Held) -> None:
         if held and late_s > self._lease_s / 3:
             kinds = sorted({run.lease.job.kind for run in held.values()})
             log.warning(
@@ -513,13 +523,13 @@ class Worker:
     async def _execute(self, run: _Run) -> None:
         await self._end(run, await self._attempt(run), self._runs)
 
-    async def _end(self, run: _Run, report: _Report, held: dict[str, _Run]) -> None:
+    async def _end(self, run: _Run, report: _Report, held: _Held) -> None:
         try:
             await self._settle(run, report)
             if not run.has_succeeded:
                 await self._tell_of(run)
         finally:
-            del held[run.id]
+            del held[run.key]
             self._job_ended.give()
             if self._until_empty:
                 self._idle.cancel()
@@ -630,16 +640,20 @@ def __getattr__(name: str) -> object:
 @asynccontextmanager
 async def _shielded_group(tasks: TaskGroup) -> AsyncIterator[TaskGroup]:
     """A group whose tasks are not cancelled with those of ``tasks``, and end within the with."""
-    is_over = anyio.Event()
+    group = anyio.create_task_group()
+    is_open, is_over = anyio.Event(), anyio.Event()
 
-    async def hold(*, task_status: TaskStatus[TaskGroup]) -> None:
-        async with anyio.create_task_group() as group:
+    async def hold() -> None:
+        async with group:
             group.cancel_scope.shield = True
-            task_status.started(group)
+            is_open.set()
             await is_over.wait()
 
-    group: TaskGroup = await tasks.start(hold)
+    tasks.start_soon(hold)
     try:
+        # Should all be cancelled by now, it opens nevertheless, and someone must close it.
+        with anyio.CancelScope(shield=True):
+            await is_open.wait()
         yield group
     finally:
         is_over.set()

@@ -590,6 +590,27 @@ async def test_a_handler_that_blocks_the_loop_is_named(
     assert "should a handler have blocked it (one of: test), run it in" in caplog.text
 
 
+async def test_a_worker_may_be_given_its_own_job_again(queue: Disk) -> None:
+    gates = Gate(), Gate()
+
+    async def handler(context: JobContext) -> JsonValue:
+        return await gates[context.attempt - 1](context)
+
+    await queue.submit(a_job())
+    async with working(queue, handler, lease_s=600) as worker:
+        await gates[0].begun.wait()
+        # As when the worker stood still for longer than its lease.
+        await queue.release(queue.leases["a"])
+        await gates[1].begun.wait()
+        assert worker.active == ("a", "a")
+        await until(lambda: worker.active == ("a",))
+        gates[1].opened.set()
+        assert (await ended(queue)).result == "through"
+        await queue.submit(a_job("b"))
+        gates[0].opened.set()
+        assert (await ended(queue, "b")).result == "through"
+
+
 async def test_a_job_longer_than_its_lease_is_kept(queue: Disk) -> None:
     gate = Gate()
     await queue.submit(a_job())
@@ -779,6 +800,16 @@ async def test_a_worker_that_is_cancelled_hands_everything_back(queue: Disk) -> 
             tasks.cancel_scope.cancel()
     assert (await queue.stats()).depth[JobState.QUEUED] == 3
     assert (worker.active, await queue.workers()) == ((), [])
+
+
+async def test_a_worker_that_is_cancelled_as_it_starts_ends(queue: Disk) -> None:
+    with anyio.fail_after(PROMPT_S):
+        for steps in range(8):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(Worker(queue, {}).run)
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
 
 
 async def test_a_worker_stopped_before_it_ran_ends_at_once(queue: Disk) -> None:
