@@ -105,14 +105,21 @@ _TAKE_OF_QUEUE: Final = _take(
     ORDER BY priority DESC, due_at, seq LIMIT :limit {SKIP_LOCKED}
     """
 )
-_TAKE_THESE: Final = _take("SELECT seq FROM job WHERE seq {AMONG:seqs} AND state = 'queued'")
+_TAKE_THESE: Final = _take("SELECT seq FROM job WHERE seq {AMONG:seqs} AND state || '' = 'queued'")
 _TAKE_BY_ID: Final = _take(
     "SELECT seq FROM job WHERE id = :id AND state IN ('queued', 'blocked') {SKIP_LOCKED}"
 )
-_ANY_READY: Final = Statement("SELECT 1 FROM job {BY:ix_job_ready} WHERE state = 'queued' LIMIT 1")
+_ANY_READY: Final = Statement(
+    # In order, so that Postgres walks the index and does not read all of it into a bitmap.
+    """
+    SELECT 1 FROM job {BY:ix_job_ready} WHERE state = 'queued'
+    ORDER BY priority DESC, due_at, seq LIMIT 1
+    """
+)
 _ANY_OF_QUEUE: Final = Statement(
     """
-    SELECT 1 FROM job {BY:ix_job_ready_queue} WHERE state = 'queued' AND queue = :queue LIMIT 1
+    SELECT 1 FROM job {BY:ix_job_ready_queue} WHERE state = 'queued' AND queue = :queue
+    ORDER BY priority DESC, due_at, seq LIMIT 1
     """
 )
 _QUEUE_OF: Final = Statement("SELECT queue FROM job WHERE id = :id")

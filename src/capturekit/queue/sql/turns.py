@@ -38,9 +38,10 @@ _NEXT: Final = Statement(
     """
 )
 _PLACE: Final = Statement(
+    # The state is hidden from Postgres's planner, which would read all blocked jobs by its index.
     """
     UPDATE job SET state = :new WHERE seq IN (
-        SELECT seq FROM job WHERE seq {AMONG:seqs} AND state = :old {SKIP_LOCKED}
+        SELECT seq FROM job WHERE seq {AMONG:seqs} AND state || '' = :old {SKIP_LOCKED}
     )
     """
 )
