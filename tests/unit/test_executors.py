@@ -357,7 +357,11 @@ async def test_nothing_is_left_of_a_parent_that_was_killed(name: str, tmp_path: 
         child = int(await written(mark))
         assert is_alive(child)
         parent.kill()
-    await gone(child)
+    try:
+        await gone(child)
+    finally:
+        if is_alive(child):
+            os.killpg(child, signal.SIGKILL)
     if name == "burn_with_a_process":
         await gone(int(await written(Path(f"{mark}.sleeper"))))
 
