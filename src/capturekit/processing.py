@@ -172,9 +172,17 @@ class Processing:
                 return status.id, False
             if status or capture.state in (CaptureState.COMPLETED, CaptureState.FAILED):
                 capture = await self._store.captures.next_series(capture_id)
-            job = self.job(capture, batch=batch)
-            await self._queue.submit(job)
-            return job.id, True
+            return await self._submit_anew(capture, batch=batch), True
+
+    async def _submit_anew(self, capture: Capture, *, batch: str | None = None) -> str:
+        """Submit a job that the queue does not know, and return its id."""
+        if capture.attempt:
+            # The queue has forgotten that there were attempts, and counts from one again: those
+            # would come too late for the store.
+            capture = await self._store.captures.next_series(capture.id)
+        job = self.job(capture, batch=batch)
+        await self._queue.submit(job)
+        return job.id
 
     async def submit_pending(self, *, limit: int) -> PendingBatch:
         """Submit up to ``limit`` captures that wait and have no live job."""
@@ -283,8 +291,9 @@ class Processing:
     async def sweep(self) -> int:
         """Submit every capture that waits and whose job the queue does not know.
 
-        Also settles captures whose job ended while nobody could tell them. Returns how many
-        were submitted. Harmless at any time.
+        That of a capture which was begun gets a new series, so that whoever still works for the
+        old one has no effect. Also settles captures whose job ended while nobody could tell them.
+        Returns how many were submitted. Harmless at any time.
         """
         submitted = 0
         after: str | None = None
@@ -292,12 +301,21 @@ class Processing:
             for capture in page:
                 status = await self._known(self.job(capture).id)
                 if status is None:
-                    await self._queue.submit(self.job(capture))
-                    submitted += 1
+                    submitted += await self._submit_forgotten(capture.id)
                 elif status.state.is_final:
                     await self._settle(capture, status)
             after = page[-1].id
         return submitted
+
+    async def _submit_forgotten(self, capture_id: str) -> bool:
+        async with self._submitting:
+            # Someone may have come first.
+            capture = await self._store.captures.get(capture_id)
+            is_due = capture.state in (CaptureState.PENDING, CaptureState.PROCESSING)
+            if not is_due or await self._known(self.job(capture).id):
+                return False
+            await self._submit_anew(capture)
+            return True
 
     async def _known(self, job_id: str) -> JobStatus | None:
         try:
