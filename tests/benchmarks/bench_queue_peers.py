@@ -181,12 +181,35 @@ def throughput(peer: Peer, jobs: int, sleep_s: float, turns: int) -> float:
     return (jobs - 1) / (stamps[-1] - stamps[0]) * 1e9
 
 
+def bare(processes: int, jobs: int) -> float:
+    """Jobs of CPU work a second that so many processes do without any library."""
+    command = [sys.executable, "-m", "tests.benchmarks.peers.trial"]
+    with ExitStack() as stack:
+        burners = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+            )
+            for _ in range(processes)
+        ]
+        for one in burners:
+            assert one.stdout is not None
+            one.stdout.readline()
+        for one in burners:
+            assert one.stdin is not None
+            one.stdin.write(b"%d\n" % (TURNS * jobs // processes))
+            one.stdin.flush()
+        return jobs / max(float(one.stdout.readline()) for one in burners if one.stdout)
+
+
 def scaling(make: Callable[[], Peer], rounds: int) -> dict[str, float]:
-    """How many times more two workers do than one, on work that sleeps and on CPU work."""
+    """How many times more two workers do than one: on work that sleeps, on CPU work, and bare.
+
+    ``bare`` is what the machine has to give when it does CPU work in two processes.
+    """
     one, two = make(), make()
     two.add_worker()
     try:
-        ratios: dict[str, list[float]] = {"sleep": [], "cpu": []}
+        ratios: dict[str, list[float]] = {"sleep": [], "cpu": [], "bare": []}
         for peer in (one, two):
             for turns in (0, 1):
                 peer.ask("singly", 8, 0.0, turns)
@@ -195,6 +218,7 @@ def scaling(make: Callable[[], Peer], rounds: int) -> dict[str, float]:
             for what, work in (("sleep", (400, SLEEP_S, 0)), ("cpu", (60, 0.0, TURNS))):
                 single = throughput(one, *work)
                 ratios[what].append(throughput(two, *work) / single)
+            ratios["bare"].append(bare(2, 60) / bare(1, 60))
         return {what: statistics.median(found) for what, found in ratios.items()}
     finally:
         one.end()
@@ -300,11 +324,13 @@ def _report_scaling(base: str, url: str, folder: Path, rounds: int) -> None:
         slots = str(SLEEP_SLOTS)
         return Peer("ours", sys.executable, own_url, own, TRIAL_CONCURRENCY=slots)
 
-    for what, ratio in scaling(made, rounds).items():
-        goal = {"sleep": 1.8, "cpu": 1.7}[what]
+    ratios = scaling(made, rounds)
+    for what, goal in (("sleep", 1.8), ("cpu", 1.7)):
+        ratio = ratios[what]
         print(
             f"2 workers, {what:6} {ratio:5.2f} x one (goal: at least {goal}) {_mark(ratio >= goal)}"
         )
+    print(f"2 processes, no queue {ratios['bare']:5.2f} x one: what the machine gives to CPU work")
 
 
 def _arguments() -> argparse.Namespace:

@@ -127,3 +127,16 @@ def _arguments(given: Sequence[str]) -> tuple[str, str]:
 
 async def _await(what: Awaitable[None]) -> None:
     await what
+
+
+def _burn_when_asked() -> None:
+    """As a library without any cost would: what the machine itself has to give."""
+    _tell("ready")
+    turns = int(sys.stdin.readline())
+    begun = time.monotonic()
+    burn(turns)
+    _tell(time.monotonic() - begun)
+
+
+if __name__ == "__main__":
+    _burn_when_asked()
