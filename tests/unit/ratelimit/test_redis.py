@@ -21,6 +21,7 @@ from redis import Redis
 from capturekit.errors import KeyInTheWay, StorageUnavailable
 from capturekit.ratelimit import Decision, MemoryStorage, Quota
 from capturekit.ratelimit.redis import MAX_WINDOW_US, SCRIPT, RedisStorage
+from tests.redis_cluster import form_cluster
 from tests.servers_redis import (
     RedisServer,
     free_port,
@@ -638,21 +639,6 @@ async def test_tls_is_spoken_or_nothing(scheme: str) -> None:
                 await hit(storage, "a", MINUTE)
         with Redis(port=server.port) as client:
             assert client.dbsize() == 0
-
-
-def form_cluster(nodes: list[RedisServer]) -> None:
-    clients: list[Any] = [Redis(port=node.port) for node in nodes]
-    bounds = [0, 5461, 10923, 16384]
-    for number, client in enumerate(clients):
-        client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
-        client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
-        if number:
-            first = nodes[0]
-            client.execute_command("CLUSTER MEET", "127.0.0.1", first.port, first.bus_port)
-    for client in clients:
-        while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-            pass
-        client.close()
 
 
 @pytest.mark.parametrize(

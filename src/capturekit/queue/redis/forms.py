@@ -5,9 +5,9 @@ all the rest but the id. Many jobs have the same rest, so it is made and read on
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 
 from pydantic import JsonValue
 
@@ -43,7 +43,9 @@ def _refuse(constant: str) -> None:
 
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse)
 
-Hash = Mapping[bytes, bytes]
+T = TypeVar("T")
+
+Hash: TypeAlias = Mapping[bytes, bytes]
 """A job's fields as the server keeps them."""
 
 
@@ -128,9 +130,8 @@ def _without_surrogates(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _error(found: JsonValue) -> JobError | None:
-    if not isinstance(found, dict):
-        return None
+def _error(text: bytes) -> JobError:
+    found = _object(text)
     if "lost" in found:
         return worker_lost(str(found["lost"]), int(str(found["attempt"])))
     return JobError.model_validate(found)
@@ -142,7 +143,10 @@ def hash_of(flat: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def status_of(job_id: str, kept: Hash, now_us: bytes) -> JobStatus:
-    """All that is known about the job, whatever of it can be read."""
+    """All that is known about the job, whatever of it can be read.
+
+    Raises ValueError or KeyError when not even its state can.
+    """
     state, due = JobState(kept[b"state"].decode()), float(kept[b"due"])
     if state is JobState.SCHEDULED and due <= float(now_us):
         state = JobState.QUEUED
@@ -162,8 +166,8 @@ def status_of(job_id: str, kept: Hash, now_us: bytes) -> JobStatus:
         started_at=attempts[-1].started_at if attempts else None,
         finished_at=seconds(kept[b"finished"]) if state.is_final else None,
         next_retry_at=seconds(due) if state is JobState.SCHEDULED else None,
-        result=loaded(kept[b"result"]) if b"result" in kept else None,
-        error=_error(loaded(kept[b"error"])) if b"error" in kept else None,
+        result=_if_read(loaded, kept.get(b"result")),
+        error=_if_read(_error, kept.get(b"error")),
         is_cancel_requested=b"cancel" in kept,
     )
 
@@ -177,28 +181,39 @@ def _object(text: bytes) -> dict[str, JsonValue]:
 
 def _what_is_read(text: bytes) -> dict[str, JsonValue]:
     """The JSON object; nothing of one that cannot be read, which is told by the job's error."""
+    return _if_read(_object, text) or {}
+
+
+def _if_read(read: Callable[[bytes], T], text: bytes | None) -> T | None:
+    if text is None:
+        return None
     try:
-        return _object(text)
-    except (ValueError, RecursionError):
-        return {}
+        return read(text)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def _attempts(kept: Hash) -> Iterator[Attempt]:
     for line in kept.get(b"log", b"").splitlines():
-        number, worker, started, finished, error = json.loads(line)
-        yield Attempt(
-            number=number,
-            worker=worker,
-            started_at=seconds(started),
-            finished_at=seconds(finished),
-            error=_error(error),
-        )
+        if (ended := _if_read(_attempt, line)) is not None:
+            yield ended
     if kept[b"state"] == b"running":
         yield Attempt(
             number=int(kept[b"attempt"]),
-            worker=str(loaded(kept[b"worker"])),
+            worker=str(_if_read(loaded, kept[b"worker"])),
             started_at=seconds(kept[b"started"]),
         )
+
+
+def _attempt(line: bytes) -> Attempt:
+    number, worker, started, finished, error = json.loads(line)
+    return Attempt(
+        number=number,
+        worker=worker,
+        started_at=seconds(started),
+        finished_at=seconds(finished),
+        error=None if error is None else _error(dumped(error)),
+    )
 
 
 def worker_text(worker: WorkerInfo) -> bytes:

@@ -92,7 +92,7 @@ class Link:
 
     def _has_moved(self, problem: str) -> bool:
         """Whether another node of the Cluster has our keys; the next call goes there."""
-        if problem.startswith(_OURS_TO_KEEP):
+        if any(text in problem for text in _OURS_TO_KEEP):
             return False
         if self._wire is not None:
             self._wire.close("the server refused: " + problem)

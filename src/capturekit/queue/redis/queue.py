@@ -1,5 +1,6 @@
 """``RedisQueue``: what a QueueBackend promises, each promise one call of a script."""
 
+import logging
 import math
 import random
 from collections import Counter, defaultdict
@@ -10,7 +11,14 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pydantic import JsonValue
 
-from capturekit.errors import LeaseLost, QueueFull, UnknownBatch, UnknownJob, UnknownWorker
+from capturekit.errors import (
+    LeaseLost,
+    QueueFull,
+    StorageCorrupt,
+    UnknownBatch,
+    UnknownJob,
+    UnknownWorker,
+)
 from capturekit.queue.base import (
     DEFAULT_LEASE_S,
     RATE_WINDOWS_S,
@@ -52,6 +60,8 @@ from capturekit.queue.redis.wire import Reply, Word
 
 if TYPE_CHECKING:
     from capturekit.queue.broker import QueueBroker
+
+log = logging.getLogger(__name__)
 
 DEADLINE_S: Final = 5.0
 """For one call. Far over what a call takes, well under a lease."""
@@ -160,7 +170,7 @@ class RedisQueue:
         wanted = states or tuple(JobState)
         now, *found = await self._look("jobs", b"%d" % limit, group, *wanted)
         pairs = zip(found[::2], found[1::2], strict=True)
-        return [_status(job_id.decode(), flat, now) for job_id, flat in pairs if flat]
+        return [status for job_id, flat in pairs if (status := _listed(job_id, flat, now))]
 
     async def batch(self, batch_id: str) -> BatchStatus:
         """As ``QueueBackend.batch``."""
@@ -381,7 +391,19 @@ def _submission(job: Job, answer: bytes) -> Submission:
 def _status(job_id: str, flat: Sequence[bytes], now: bytes) -> JobStatus:
     if not flat:
         raise UnknownJob(job_id)
-    return forms.status_of(job_id, forms.hash_of(flat), now)
+    try:
+        return forms.status_of(job_id, forms.hash_of(flat), now)
+    except (ValueError, KeyError) as error:
+        raise StorageCorrupt(f"Redis: the fields of job {job_id!r} cannot be read") from error
+
+
+def _listed(job_id: bytes, flat: Sequence[bytes], now: bytes) -> JobStatus | None:
+    """None for what cannot be read, or was evicted: one job must not hide the others."""
+    try:
+        return _status(job_id.decode(), flat, now)
+    except (UnknownJob, StorageCorrupt) as error:
+        log.warning("left out of a list: %s", error)
+        return None
 
 
 def _depth(counts: Sequence[int]) -> dict[JobState, int]:

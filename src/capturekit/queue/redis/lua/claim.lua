@@ -36,7 +36,13 @@ end
 
 for _, id in ipairs(call('ZRANGEBYSCORE', base .. 'running', '-inf', now, 'LIMIT', 0, RECOVER_MOST)) do
   local job = read(id)
-  if job and job.state == 'running' then lose(job) else exorcise(id) end
+  if not job then
+    exorcise(id)
+  elseif job.state == 'running' then
+    lose(job)
+  else
+    call('ZREM', base .. 'running', id)
+  end
 end
 settle_all()
 promote(PROMOTE_MOST)
@@ -73,10 +79,10 @@ local function take_only(job)
   if not busy or busy < job.max then take(job) end
 end
 
--- Who is missing leaves its place.
-local function clear(place, queue)
+-- Who is missing, or not waiting, leaves its place.
+local function clear(place, queue, job)
   may_not_start(place, queue)
-  exorcise(string.sub(place, ID_AT))
+  if not job then exorcise(string.sub(place, ID_AT)) end
   local heads = call('HGETALL', base .. 'heads')
   for at = 1, #heads, 2 do
     if heads[at + 1] == place then
@@ -124,7 +130,7 @@ local function take_best()
       take(job)
       taken = taken + 1
     else
-      clear(place, queue)
+      clear(place, queue, job)
     end
     if next(unsettled) then
       settle_all()

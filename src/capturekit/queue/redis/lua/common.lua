@@ -48,13 +48,14 @@ local function read(id)
   local got = call('HMGET', base .. 'job:' .. id, 'state', 'seq', 'queue', 'batch', 'priority',
     'due', 'at', 'unique', 'unique_for', 'lane', 'max', 'attempt', 'tries', 'started', 'cancel',
     'worker', 'log')
+  local seq = tonumber(got[2])
   -- Evicted or deleted by someone: not a job any more.
-  if not (got[1] and got[2] and got[3]) then return nil end
+  if not (got[1] and seq and got[3]) then return nil end
   return {
-    id = id, state = got[1], seq = tonumber(got[2]), queue = got[3], batch = got[4],
-    priority = tonumber(got[5]), due = tonumber(got[6]), at = tonumber(got[7]),
-    unique = got[8], unique_for = tonumber(got[9] or 0), lane = got[10],
-    max = tonumber(got[11] or 1), attempt = tonumber(got[12] or 0), tries = tonumber(got[13] or 0),
+    id = id, state = got[1], seq = seq, queue = got[3], batch = got[4],
+    priority = tonumber(got[5]) or 0, due = tonumber(got[6]) or now, at = tonumber(got[7]) or now,
+    unique = got[8], unique_for = tonumber(got[9]) or 0, lane = got[10],
+    max = tonumber(got[11]) or 1, attempt = tonumber(got[12]) or 0, tries = tonumber(got[13]) or 0,
     started = got[14], cancel = got[15], worker = got[16], log = got[17] or ''
   }
 end
@@ -120,6 +121,24 @@ local function lane_of(queue, lane)
   return #queue .. ':' .. queue .. lane
 end
 
+local unsettled = {}
+
+-- Forget an id whose job was evicted or deleted by someone.
+local function exorcise(id)
+  for _, name in ipairs({'queued', 'scheduled', 'running', 'ended'}) do
+    call('ZREM', base .. name, id)
+  end
+  for _, queue in ipairs(call('SMEMBERS', base .. 'queues')) do
+    for _, state in ipairs(STATES) do call('ZREM', base .. state .. ':queue:' .. queue, id) end
+  end
+  local lane = call('HGET', base .. 'turns', id)
+  if lane then
+    call('HDEL', base .. 'turns', id)
+    if call('HINCRBY', base .. 'busy', lane, -1) <= 0 then call('HDEL', base .. 'busy', lane) end
+    unsettled[lane] = true
+  end
+end
+
 local function first_of_lane(queue, lane)
   local line = base .. 'lane:' .. lane_of(queue, lane)
   while true do
@@ -128,10 +147,9 @@ local function first_of_lane(queue, lane)
     local most = call('HGET', base .. 'job:' .. string.sub(got[1], ID_AT), 'max')
     if most then return got[1], 0 - got[2], tonumber(most) end
     call('ZREM', line, got[1])
+    exorcise(string.sub(got[1], ID_AT))
   end
 end
-
-local unsettled = {}
 
 -- Of each lane only the first stands among those that may start, and only while fewer of its key
 -- run than it allows. So those behind it cost nobody anything.
@@ -156,8 +174,12 @@ local function settle(lane)
 end
 
 local function settle_all()
-  for lane in pairs(unsettled) do settle(lane) end
-  unsettled = {}
+  local lane = next(unsettled)
+  while lane do
+    unsettled[lane] = nil
+    settle(lane)
+    lane = next(unsettled)
+  end
 end
 
 -- From state to state
@@ -251,29 +273,15 @@ local function enter(job, state)
   end
 end
 
--- Forget an id whose job was evicted or deleted by someone.
-local function exorcise(id)
-  for _, name in ipairs({'queued', 'scheduled', 'running', 'ended'}) do
-    call('ZREM', base .. name, id)
-  end
-  for _, queue in ipairs(call('SMEMBERS', base .. 'queues')) do
-    for _, state in ipairs(STATES) do call('ZREM', base .. state .. ':queue:' .. queue, id) end
-  end
-  local lane = call('HGET', base .. 'turns', id)
-  if lane then
-    call('HDEL', base .. 'turns', id)
-    if call('HINCRBY', base .. 'busy', lane, -1) <= 0 then call('HDEL', base .. 'busy', lane) end
-    unsettled[lane] = true
-  end
-end
-
 -- Make ready what came due, `most` at a time; whether there may be more.
 local function promote(most)
   local due = call('ZRANGEBYSCORE', base .. 'scheduled', '-inf', now, 'LIMIT', 0, most)
   for _, id in ipairs(due) do
     local job = read(id)
-    if not job or job.state ~= 'scheduled' then
+    if not job then
       exorcise(id)
+    elseif job.state ~= 'scheduled' then
+      call('ZREM', base .. 'scheduled', id)
     else
       leave(job)
       enter(job, 'queued')
