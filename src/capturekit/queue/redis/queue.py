@@ -15,6 +15,7 @@ from capturekit.errors import (
     LeaseLost,
     QueueFull,
     StorageCorrupt,
+    StorageError,
     UnknownBatch,
     UnknownJob,
     UnknownWorker,
@@ -66,6 +67,9 @@ log = logging.getLogger(__name__)
 DEADLINE_S: Final = 5.0
 """For one call. Far over what a call takes, well under a lease."""
 
+MAX_AT_ONCE: Final = 100_000
+"""Jobs in one submission. They keep the server from all else for a second or two."""
+
 PRUNED_AT_ONCE: Final = 1000
 """Jobs that one script forgets at most, as in ``lua/steer.lua``: some ten milliseconds."""
 
@@ -92,8 +96,8 @@ class RedisQueue:
     submitting again is harmless, and what was claimed unheard comes back when its lease runs out.
 
     A claim puts back up to 100 jobs whose leases ran out and makes ready up to 500 that came
-    due; of the rest, those hold no jobs up for longer than until the next claim. Priorities
-    beyond 2^53 count as that. A unique key is free once its job is pruned, even within its period.
+    due; the rest waits for the next claim. A unique key is free once its job is pruned, even
+    within its period.
 
     Use it in one event loop, as an async context manager.
 
@@ -144,9 +148,14 @@ class RedisQueue:
         return QueueBroker(self)
 
     async def submit(self, *jobs: Job) -> list[Submission]:
-        """As ``QueueBackend.submit``. All of a call is one script, some 20 µs a job long."""
+        """As ``QueueBackend.submit``. Raises ValueError for more than MAX_AT_ONCE jobs.
+
+        All of a call is one script, some 13 µs a job long, in which the server does nothing else.
+        """
         if not jobs:
             return []
+        if len(jobs) > MAX_AT_ONCE:
+            raise ValueError(f"{len(jobs)} jobs; submit at most {MAX_AT_ONCE} at once")
         words: list[Word] = [self._most, forms.VERSION]
         for job in jobs:
             words += (job.id, forms.rest_of(job), dumped(job.payload))
@@ -229,33 +238,43 @@ class RedisQueue:
     ) -> list[Lease]:
         """As ``QueueBackend.claim``."""
         leases: list[Lease] = []
+        words: list[Word] = [dumped(worker), microseconds(lease_s), job_id or "", *queues]
         for _ in range(MAX_SET_ASIDE):
-            words: list[Word] = [dumped(worker), b"%d" % (limit - len(leases))]
-            words += (microseconds(lease_s), repr(self._uniform()), job_id or "", *queues)
-            now, *rows = await self._run(CLAIM, *words)
-            found = len(leases)
-            for at in range(0, len(rows), 6):
-                lease = await self._lease(worker, lease_s, now, rows[at : at + 6])
-                leases += [] if lease is None else [lease]
-            if len(leases) - found == len(rows) // 6:
+            try:
+                found, is_all = await self._claim(worker, limit - len(leases), lease_s, words)
+            except StorageError:
+                # What was handed out before must reach its worker.
+                if leases:
+                    break
+                raise
+            leases += found
+            if is_all:
                 break
         return leases
 
-    async def _lease(
-        self, worker: str, lease_s: float, now: bytes, row: Sequence[Reply]
-    ) -> Lease | None:
-        """What was handed out; None when it cannot be read and was set aside."""
-        job_id, version, rest, payload, attempt, tries = row
-        started_at = seconds(now)
-        try:
-            job = forms.job_of(job_id, version, rest, payload)
-        except (ValueError, RecursionError) as error:
-            text = (payload if rest else b"").decode(errors="backslashreplace")
-            problem = forms.error_text(unreadable(str(error), text))
-            words = (job_id, b"%d" % attempt, now, "unreadable", problem)
-            await self._run(FINISH, *words)
-            return None
-        return Lease(job, attempt, worker, started_at + lease_s, started_at, tries)
+    async def _claim(
+        self, worker: str, limit: int, lease_s: float, words: Sequence[Word]
+    ) -> tuple[list[Lease], bool]:
+        """What was handed out, and whether all of it could be read."""
+        now, *rows = await self._run(CLAIM, b"%d" % limit, repr(self._uniform()), *words)
+        leases, unread = [], []
+        for at in range(0, len(rows), 6):
+            job_id, version, rest, payload, attempt, tries = rows[at : at + 6]
+            try:
+                job = forms.job_of(job_id, version, rest, payload)
+            except (ValueError, RecursionError) as error:
+                text = payload.decode(errors="backslashreplace")
+                problem = forms.error_text(unreadable(str(error), text))
+                unread.append((job_id, b"%d" % attempt, now, "unreadable", problem))
+            else:
+                until = seconds(now) + lease_s
+                leases.append(Lease(job, attempt, worker, until, seconds(now), tries))
+        for job_words in unread:
+            try:
+                await self._run(FINISH, *job_words)
+            except StorageError as error:
+                log.warning("an unreadable job is set aside later: %s", error)
+        return leases, not unread
 
     async def heartbeat(
         self, worker: WorkerInfo, leases: Sequence[Lease], *, lease_s: float = DEFAULT_LEASE_S

@@ -33,19 +33,24 @@ class Waking:
         names = tuple(f"wake:{name}" for name in queues) or ("wake",)
         time = asyncio.get_running_loop().time
         ends_at = time() + timeout_s
-        ear = await self._ear(names)
+        ear = self._idle_ear(names)
         try:
             while True:
-                ear.forget()
+                if ear is not None:
+                    ear.forget()
                 quiet = await quiet_s()
                 ends_at = min(ends_at, time() + quiet)
                 left_s = ends_at - time()
-                if left_s <= 0 or await ear.hears(min(left_s, NOTICE_S)):
+                if left_s <= 0:
+                    return
+                # Not before: in a Cluster the question also finds out whom to listen to.
+                ear = ear or await self._new_ear(names)
+                if await ear.hears(min(left_s, NOTICE_S)):
                     return
         finally:
-            if ear.wire.is_open:
+            if ear is not None and ear.wire.is_open:
                 self._idle[names].append(ear)
-            else:
+            elif ear is not None:
                 self._ears.discard(ear)
 
     def close(self) -> None:
@@ -55,13 +60,16 @@ class Waking:
         self._ears.clear()
         self._idle.clear()
 
-    async def _ear(self, names: tuple[str, ...]) -> "_Ear":
+    def _idle_ear(self, names: tuple[str, ...]) -> "_Ear | None":
         idle = self._idle[names]
         while idle:
             ear = idle.pop()
             if ear.wire.is_open:
                 return ear
             self._ears.discard(ear)
+        return None
+
+    async def _new_ear(self, names: tuple[str, ...]) -> "_Ear":
         wire = await self._link.fresh()
         lists = [self._base + name for name in names]
         ear = _Ear(wire, packed(("BLPOP", *lists, _BLOCK_S)), NOTICE_S + self._deadline_s)

@@ -1,10 +1,10 @@
--- Hand out jobs. ARGV: time, worker as JSON, most jobs, microseconds of the lease, a random number
--- in 0 to 1, the one job asked for (or empty), then the queues to take from (none for all).
+-- Hand out jobs. ARGV: time, most jobs, a random number in 0 to 1, worker as JSON, microseconds of
+-- the lease, the one job asked for (or empty), then the queues to take from (none for all).
 -- Answers the time, then for each job: id, version, JSON, payload, attempt, tries.
 
 local RECOVER_MOST, PROMOTE_MOST, GOLDEN = 100, 500, 0.6180339887498949
-local worker, limit, lease_us = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local random, only = tonumber(ARGV[5]), ARGV[6]
+local limit, random = tonumber(ARGV[2]), tonumber(ARGV[3])
+local worker, lease_us, only = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local answer = {format('%.0f', now)}
 
 local function policy_of(job)

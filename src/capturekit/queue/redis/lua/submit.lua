@@ -28,7 +28,7 @@ for at = 4, #ARGV, 3 do
     local job = {
       id = id, queue = form.queue, batch = form.batch, lane = form.concurrency_key,
       unique = form.unique_key, unique_for = form.unique_for_s or 0,
-      priority = math.max(-LAST, math.min(LAST, form.priority)), at = now,
+      priority = form.priority, at = now,
       due = math.min(LAST, now + floor(form.delay_s * 1000000 + 0.5)),
       state = form.delay_s > 0 and 'scheduled' or 'queued',
       max = form.max_running, text = text, payload = ARGV[at + 2]
