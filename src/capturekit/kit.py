@@ -4,10 +4,11 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -19,6 +20,7 @@ from capturekit.blobs import FileBlobs
 from capturekit.database import Connection, Database
 from capturekit.datafolder import ServerLock, make_folder
 from capturekit.errors import CaptureKitError, ConfigError, Conflict, QueueFull, StorageError
+from capturekit.executors import Executor, ProcessExecutor
 from capturekit.picture import PictureInfo, verify
 from capturekit.pipeline import ProcessingPipeline, load_pipeline
 from capturekit.pressure import Pressure
@@ -27,11 +29,12 @@ from capturekit.queue.base import JobState, QueueBackend
 from capturekit.queue.sql import SqlQueue
 from capturekit.queue.sql import metadata as queue_metadata
 from capturekit.queue.urls import open_queue
+from capturekit.schedule import Schedule
 from capturekit.settings import Settings
 from capturekit.steps import default_pipeline
 from capturekit.store import Capture, NewCapture, Store, migrations
 from capturekit.store.schema import metadata as store_metadata
-from capturekit.worker import Worker
+from capturekit.worker import Handler, Worker
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -85,6 +88,7 @@ class CaptureKit:
     ``async with CaptureKit(Settings(data_dir=...)) as kit`` opens the data folder, brings
     the database up to date and starts processing; leaving it lets running jobs finish.
     Where ``is_working`` is False, ``kit.worker`` is made and left to the caller to run.
+    ``handlers`` run jobs of your own kinds and ``schedules`` submit some by the clock.
     Raises DataDirInUse, StorageReadOnly, StorageFull, DatabaseTooNew or ConfigError.
     """
 
@@ -104,6 +108,8 @@ class CaptureKit:
         pipeline: ProcessingPipeline | None = None,
         role: Role = Role.SERVER,
         is_working: bool = True,
+        handlers: Mapping[str, Handler] | None = None,
+        schedules: Sequence[Schedule] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings or Settings.load()
@@ -111,6 +117,8 @@ class CaptureKit:
         self.pipeline = pipeline or _pipeline(self.settings)
         self.blobs = FileBlobs(self.settings.data_dir / "blobs")
         self._is_working = is_working
+        self._own_handlers = dict(handlers or {})
+        self._schedules = schedules
         self._clock = clock
 
     async def __aenter__(self) -> Self:
@@ -140,6 +148,11 @@ class CaptureKit:
 
         return create_app(self)
 
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """What runs each kind of job: captures, and the kinds given."""
+        return {**self._own_handlers, JOB_KIND: self.processing.handle}
+
     async def receive(self, upload: Upload) -> tuple[Capture, bool]:
         """Keep a picture and queue it; returns its capture and whether it was known.
 
@@ -147,7 +160,6 @@ class CaptureKit:
         the device was revoked, Conflict when the key names another picture, QueueFull, or a
         StorageError; then nothing was kept.
         """
-        await self._require_room()
         info = await anyio.to_thread.run_sync(self._verify, upload.content)
         sha256 = await self.blobs.put(upload.content)
         new = NewCapture(
@@ -165,7 +177,8 @@ class CaptureKit:
             rssi=upload.rssi_dbm,
             metadata=upload.metadata or {},
         )
-        capture, is_duplicate = await self.store.captures.record(new, self._enqueue)
+        enqueue = partial(self._enqueue, is_full=await self._is_full())
+        capture, is_duplicate = await self.store.captures.record(new, enqueue)
         if capture.sha256 != sha256:
             raise Conflict(f"key {upload.key!r} names another picture of {upload.device_id}")
         if not is_duplicate:
@@ -230,9 +243,21 @@ class CaptureKit:
             self.queue,
             self.blobs,
             self.pipeline,
-            limits=JobLimits(settings.max_attempts, settings.job_timeout_s),
+            limits=JobLimits(
+                settings.max_attempts, settings.job_timeout_s, settings.device_concurrency
+            ),
+            executor=await self._open_executor(stack),
             clock=self._clock,
         )
+
+    async def _open_executor(self, stack: AsyncExitStack) -> Executor | None:
+        if self.settings.executor == "thread":
+            return None
+        executor = ProcessExecutor(
+            max_jobs=self.settings.child_max_jobs,
+            max_memory_bytes=self.settings.child_max_memory_bytes,
+        )
+        return await stack.enter_async_context(executor)
 
     async def _settle_admin_token(self) -> None:
         self.new_admin_token = None
@@ -248,12 +273,13 @@ class CaptureKit:
     async def _start_work(self, stack: AsyncExitStack) -> None:
         self.worker = Worker(
             self.queue,
-            {JOB_KIND: self.processing.handle},
+            self.handlers,
             concurrency=max(1, self.settings.concurrency),
             lease_s=self.settings.job_lease_s,
             grace_s=self.settings.job_grace_s,
             name=self.role,
             queues=self.settings.queues,
+            schedules=self._schedules,
             clock=self._clock,
             after_failure=self.processing.settle,
         )
@@ -314,21 +340,22 @@ class CaptureKit:
                 "--data, and start the server first"
             )
 
-    async def _require_room(self) -> None:
-        """Raise QueueFull before a picture is kept, where its job is not submitted with it."""
+    async def _is_full(self) -> bool:
+        """Whether a queue elsewhere holds all it may; with the captures it says so itself."""
         limit = self.settings.max_queued
         if limit is None or self._is_transactional:
-            return
+            return False
         try:
             depth = (await self.queue.stats()).depth
         except StorageError as error:
             logger.warning("whether the queue has room is not known: %s", error)
-            return
-        if depth[JobState.QUEUED] + depth[JobState.SCHEDULED] >= limit:
-            raise QueueFull(limit)
+            return False
+        return depth[JobState.QUEUED] + depth[JobState.SCHEDULED] >= limit
 
-    def _enqueue(self, connection: Connection, capture: Capture) -> None:
+    def _enqueue(self, connection: Connection, capture: Capture, *, is_full: bool) -> None:
         """In the transaction that stores the capture: there is no capture without its job."""
+        if is_full:
+            raise QueueFull(self.settings.max_queued or 0)
         if self._is_transactional and isinstance(self.queue, SqlQueue):
             self.queue.submit_within(connection, [self.processing.job(capture)])
 

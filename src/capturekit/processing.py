@@ -9,7 +9,7 @@ import logging
 import pickle
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -23,6 +23,7 @@ from capturekit.errors import (
     ImageError,
     LeaseLost,
     Permanent,
+    QueueFull,
     RateLimited,
     Retryable,
     StorageError,
@@ -39,6 +40,7 @@ from capturekit.queue.base import (
     JobStatus,
     QueueBackend,
     RetryPolicy,
+    Submission,
 )
 from capturekit.steps.quality import Verdict
 from capturekit.steps.zones import Zones
@@ -95,6 +97,8 @@ class JobLimits:
 
     max_attempts: int = 3
     timeout_s: float = 300.0
+    per_device: int | None = None
+    """Pictures of one device processed at once; None for as many as there are workers."""
 
 
 class Before(NamedTuple):
@@ -157,6 +161,8 @@ class Processing:
             retry=RetryPolicy(max_attempts=self._limits.max_attempts),
             timeout_s=self._limits.timeout_s,
             batch=batch,
+            concurrency_key=f"device:{capture.device_id}" if self._limits.per_device else None,
+            max_running=self._limits.per_device or 1,
         )
 
     async def submit(self, capture_id: str, *, batch: str | None = None) -> tuple[str, bool]:
@@ -293,19 +299,38 @@ class Processing:
 
         That of a capture which was begun gets a new series, so that whoever still works for the
         old one has no effect. Also settles captures whose job ended while nobody could tell them.
-        Returns how many were submitted. Harmless at any time.
+        Returns how many were submitted. Harmless at any time. Raises QueueFull.
         """
         submitted = 0
         after: str | None = None
         while page := await self._store.captures.due(SWEEP_PAGE, after=after):
+            # One call for those that were never begun; a queue that lost one takes it again.
+            fresh = [capture for capture in page if not capture.attempt]
+            for capture, answer in zip(fresh, await self._submit_fresh(fresh), strict=False):
+                submitted += answer.is_new
+                if answer.state.is_final:
+                    await self._settle(capture, await self._queue.status(answer.id))
             for capture in page:
-                status = await self._known(self.job(capture).id)
-                if status is None:
-                    submitted += await self._submit_forgotten(capture.id)
-                elif status.state.is_final:
-                    await self._settle(capture, status)
+                if capture.attempt:
+                    submitted += await self._sweep_begun(capture)
             after = page[-1].id
         return submitted
+
+    async def _submit_fresh(self, captures: Sequence[Capture]) -> list[Submission]:
+        jobs = [self.job(capture) for capture in captures]
+        try:
+            return await self._queue.submit(*jobs)
+        except QueueFull:
+            # There may be room for some.
+            return [(await self._queue.submit(job))[0] for job in jobs]
+
+    async def _sweep_begun(self, capture: Capture) -> bool:
+        status = await self._known(self.job(capture).id)
+        if status is None:
+            return await self._submit_forgotten(capture.id)
+        if status.state.is_final:
+            await self._settle(capture, status)
+        return False
 
     async def _submit_forgotten(self, capture_id: str) -> bool:
         async with self._submitting:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from capturekit.cli.main import cli
 from tests.made_pictures import picture
 from tests.servers import START_S, Server, running_server, running_worker
-from tests.servers_postgres import running_postgres
+from tests.servers_postgres import PostgresServer
 from tests.servers_redis import running_redis
 
 CODE = "4006381333931"
@@ -24,8 +24,8 @@ def queue_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         with running_redis("valkey", tmp_path / "redis") as redis:
             yield redis.url
     elif request.param == "postgres":
-        with running_postgres(tmp_path / "postgres") as postgres:
-            yield postgres.url
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        yield postgres.new_database()
     else:
         yield "sql://"
 

@@ -1,6 +1,7 @@
 """The kit from Python: what becomes of captures when jobs fail, are cancelled or get lost."""
 
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,9 +15,11 @@ from capturekit.kit import CaptureKit, Role, Upload
 from capturekit.pipeline import ProcessingPipeline
 from capturekit.queue.base import CancelOutcome, JobState
 from capturekit.ratelimit import Scaling
+from capturekit.schedule import Schedule
 from capturekit.settings import Settings
 from capturekit.steps import default_pipeline
 from capturekit.store import Capture, CaptureState
+from capturekit.worker import JobContext
 from tests.made_pictures import picture
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +50,7 @@ async def opened(
     queue: str = "sql://",
     concurrency: int = 1,
     max_attempts: int = 1,
+    device_concurrency: int | None = None,
 ) -> AsyncIterator[CaptureKit]:
     settings = Settings.model_validate(
         {
@@ -54,6 +58,7 @@ async def opened(
             "queue_url": queue,
             "concurrency": concurrency,
             "max_attempts": max_attempts,
+            "device_concurrency": device_concurrency,
         }
     )
     async with CaptureKit(settings, pipeline=pipeline) as kit:
@@ -186,6 +191,31 @@ async def test_a_worker_refuses_a_queue_it_cannot_see(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="CAPTUREKIT_QUEUE_URL"):
         async with CaptureKit(settings, role=Role.WORKER):
             pass
+
+
+async def test_one_device_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    async with opened(tmp_path, concurrency=0, device_concurrency=1) as kit:
+        await kit.store.devices.add("other")
+        for count in (1, 2, 3):
+            await kit.receive(Upload(picture(*[CODE] * count), "camera"))
+        capture, _ = await kit.receive(Upload(picture(CODE), "other"))
+        leases = await kit.queue.claim("worker", limit=9)
+        assert len(leases) == 2
+        assert leases[1].job.payload["capture_id"] == capture.id
+
+
+async def test_jobs_of_ones_own_run_beside_captures(tmp_path: Path) -> None:
+    async def greet(context: JobContext) -> str:
+        return f"hello {context.job.payload['name']}"
+
+    settings = Settings.model_validate({"data_dir": tmp_path})
+    report = Schedule("report", "0 0 * * *", "greet", {"name": "Ada"})
+    async with CaptureKit(settings, handlers={"greet": greet}, schedules=[report]) as kit:
+        job_id = report.job(report.last_at(time.time())).id
+        with anyio.fail_after(20):
+            while not [job for job in await kit.queue.statuses() if job.id == job_id]:
+                await anyio.lowlevel.checkpoint()
+        assert (await kit.worker.run_job(job_id)).result == "hello Ada"
 
 
 async def test_a_command_does_not_change_the_admin_token(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ async def test_a_capture_that_takes_too_long_is_stopped(
 ) -> None:
     monkeypatch.setenv(odd_steps.MARK, str(tmp_path / "mark"))
     pipeline = ProcessingPipeline((odd_steps.burn,))
-    async with bench(tmp_path / "kit", ProcessExecutor(1), pipeline, timeout_s=3.0) as at:
+    async with bench(tmp_path / "kit", ProcessExecutor(1), pipeline, timeout_s=10.0) as at:
         status = await at.processed(picture(CODE))
         assert status.error is not None
         assert (status.state, status.error.type) == (JobState.FAILED, "JobTimeout")

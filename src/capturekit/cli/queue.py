@@ -110,7 +110,15 @@ def resume(queue: _Queue, name: str | None) -> None:
 
 
 @queue.command()
-@click.option("--timeout", "timeout_s", type=float, default=300.0, show_default=True, metavar="S")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=300.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds to wait for.",
+)
 @click.pass_obj
 def drain(queue: _Queue, timeout_s: float) -> None:
     """Pause the queue and wait until nothing runs; exit 1 when that takes too long."""
@@ -199,11 +207,19 @@ def resize(queue: _Queue, worker: str, concurrency: int) -> None:
 
 
 @queue.command()
-@click.option("--older-than", "older_than_s", type=float, default=0.0, show_default=True)
+@click.option(
+    "--older-than",
+    "older_than_s",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds since they ended.",
+)
 @click.option("--keep", type=int, metavar="N", help="Also keep only the N that ended last.")
 @click.pass_obj
 def prune(queue: _Queue, older_than_s: float, keep: int | None) -> None:
-    """Forget jobs that ended more than --older-than seconds ago."""
+    """Forget jobs that ended a while ago."""
     count = queue.ask(lambda backend: backend.prune(older_than_s=older_than_s, keep=keep))
     click.echo(f"{count} jobs forgotten")
 
@@ -213,7 +229,8 @@ def _print(stats: QueueStats, workers: list[WorkerInfo]) -> None:
     from rich.table import Column, Table
 
     console = Console()
-    jobs = Table("queue", *(Column(state, justify="right") for state in JobState))
+    counts = (Column(state, justify="right", overflow="fold") for state in JobState)
+    jobs = Table(Column("queue", no_wrap=True), *counts)
     for name, depth in sorted(stats.by_queue.items()):
         label = f"{name} (paused)" if name in stats.paused else name
         jobs.add_row(label, *(str(depth.get(state, 0)) for state in JobState))

@@ -45,6 +45,13 @@ def checked_json(value: JsonT) -> JsonT:
     return value
 
 
+_ID = Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")
+_NAME = Field(min_length=1, max_length=100, pattern=r"^[^\x00]+$")
+"""Text of every backend; that of Postgres holds no NUL."""
+
+MAX_PRIORITY = 2**31 - 1
+
+
 class JobState(StrEnum):
     """Where a job is in its life."""
 
@@ -108,25 +115,25 @@ class RetryPolicy(_Value):
 class Job(_Value):
     """One unit of work, as it is submitted."""
 
-    id: Annotated[str, Field(min_length=1, max_length=200)]
+    id: Annotated[str, _ID]
     """Chosen by the caller; the same id is taken once, so submitting again is harmless."""
-    kind: Annotated[str, Field(min_length=1, max_length=100)]
+    kind: Annotated[str, _NAME]
     """Names the handler that runs it."""
     payload: Annotated[dict[str, JsonValue], AfterValidator(checked_json)] = {}
-    queue: Annotated[str, Field(min_length=1, max_length=100)] = "default"
-    priority: int = 0
+    queue: Annotated[str, _NAME] = "default"
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     """Higher runs first; among equals, the one that waits longest."""
     delay_s: Annotated[float, Field(ge=0)] = 0.0
     """Seconds from submission before it may run."""
     retry: RetryPolicy = RetryPolicy()
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    batch: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    batch: Annotated[str, _ID] | None = None
     """Jobs submitted for one purpose share this name."""
-    unique_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    unique_key: Annotated[str, _ID] | None = None
     """While a job of this key has not ended, another is not taken."""
     unique_for_s: Annotated[float, Field(gt=0)] | None = None
     """Seconds from its submission for which the key is taken even if the job has ended."""
-    concurrency_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    concurrency_key: Annotated[str, _ID] | None = None
     """Of jobs with the same key at most ``max_running`` run at once; the rest wait their turn
     and hold up nobody else. A device's id, so that one device cannot fill all workers."""
     max_running: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] = 1
