@@ -5,12 +5,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import hiredis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,13 +28,19 @@ from capturekit.queue.base import Beat, JobState, Lease, RetryPolicy
 from capturekit.queue.broker import QueueBroker
 from capturekit.queue.redis import RedisQueue
 from capturekit.queue.redis.queue import MAX_AT_ONCE
-from capturekit.queue.redis.wire import PlainReader, Refused
+from capturekit.queue.redis.wire import INCOMPLETE, PlainReader, Reader, Refused, new_reader
 from capturekit.testing.clock import FakeClock
 from capturekit.testing.queue_contract import a_job, a_worker
 from tests.contract.queue_model import BOOM
 from tests.proxy import Way, running_proxy
-from tests.redis_cluster import form_cluster
-from tests.servers_redis import RedisServer, free_port, running_cluster, running_redis
+from tests.redis_together import fail_over, form_cluster
+from tests.servers_redis import (
+    RedisServer,
+    free_port,
+    running_cluster,
+    running_redis,
+    running_sentinel,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_extra("redis")]
 
@@ -333,6 +338,8 @@ async def test_a_job_that_was_evicted_is_cleared_away(
         await queue.status("gone")
     assert await queue.prune(older_than_s=0) in (1, 2)
     assert (await queue.stats()).by_queue == {}
+    names = ("queued", "scheduled", "running", "ended", "open", "heads", "busy", "turns")
+    assert keys(client).isdisjoint(f"{BASE}{name}".encode() for name in names)
     (answer,) = await queue.submit(a_job("new", unique_key="u"))
     assert answer.is_new
 
@@ -512,6 +519,29 @@ async def test_in_a_cluster_the_queue_is_on_one_node_and_found_there() -> None:
                 assert (await queue.stats()).depth[JobState.SUCCEEDED] == number + 1
 
 
+async def test_after_a_failover_the_new_master_has_the_jobs() -> None:
+    at_once = ("--repl-diskless-sync-delay", "0")
+    with (
+        short_folder() as folder,
+        running_redis("valkey", folder / "master", *at_once, port=free_port()) as master,
+        running_redis("valkey", folder / "replica", port=free_port()) as replica,
+        running_sentinel(folder / "sentinel", master, replica) as sentinel,
+        Redis(port=replica.port) as replicated,
+        Redis(port=sentinel.port) as watcher,
+    ):
+        replicated.replicaof("127.0.0.1", str(master.port))
+        async with RedisQueue(f"redis+sentinel://127.0.0.1:{sentinel.port}/main") as queue:
+            lease = await start(queue)
+            fail_over(watcher, replica)
+            with Redis(port=master.port) as old:
+                # Old clients are not told; they find a server that may not write.
+                old.replicaof("127.0.0.1", str(replica.port))
+            with pytest.raises((StorageReadOnly, StorageUnavailable)):
+                await queue.finish(lease)
+            await queue.finish(lease, "on the new one")
+            assert (await queue.status("a")).result == "on the new one"
+
+
 def test_it_makes_a_taskiq_broker() -> None:
     queue = RedisQueue("redis://localhost")
     assert isinstance(queue.broker, QueueBroker)
@@ -527,31 +557,42 @@ def test_a_url_that_cannot_be_read_is_a_value_error_and_never_shown(url: str) ->
 
 # How Redis speaks
 
-leaves = st.one_of(
-    st.none().map(lambda _: b"$-1\r\n"),
-    st.integers(-(2**63), 2**63 - 1).map(lambda number: b":%d\r\n" % number),
-    st.binary(max_size=20).map(lambda raw: b"$%d\r\n%b\r\n" % (len(raw), raw)),
-    st.sampled_from([b"+OK\r\n", b"-ERR no\r\n", b"*-1\r\n", b"*0\r\n"]),
-)
-answers = st.recursive(
-    leaves,
-    lambda some: st.lists(some, max_size=4).map(
-        lambda each: b"*%d\r\n%b" % (len(each), b"".join(each))
+Answer: TypeAlias = tuple[object, bytes]
+"""What it means, and how Redis says it."""
+
+leaves: st.SearchStrategy[Answer] = st.one_of(
+    st.integers(-(2**63), 2**63 - 1).map(lambda number: (number, b":%d\r\n" % number)),
+    st.binary(max_size=20).map(lambda raw: (raw, b"$%d\r\n%b\r\n" % (len(raw), raw))),
+    st.sampled_from(
+        [
+            *((b"OK", b"+OK\r\n"), (None, b"$-1\r\n"), (None, b"*-1\r\n"), ([], b"*0\r\n")),
+            (Refused("ERR no"), b"-ERR no\r\n"),
+        ]
     ),
 )
 
 
-@given(said=st.lists(answers, max_size=5).map(b"".join), data=st.data())
-def test_without_hiredis_the_same_is_heard(said: bytes, data: st.DataObject) -> None:
+def as_list(parts: list[Answer]) -> Answer:
+    said = b"".join(said for _, said in parts)
+    return [meant for meant, _ in parts], b"*%d\r\n%b" % (len(parts), said)
+
+
+answers = st.recursive(leaves, lambda some: st.lists(some, max_size=4).map(as_list))
+
+
+@pytest.mark.parametrize("make", [PlainReader, new_reader])
+@given(parts=st.lists(answers, max_size=5), data=st.data())
+def test_what_the_server_says_is_heard_with_hiredis_and_without(
+    make: Callable[[], Reader], parts: list[Answer], data: st.DataObject
+) -> None:
+    said = b"".join(each for _, each in parts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(said)), max_size=4)))
-    pieces = [said[a:b] for a, b in zip([0, *cuts], [*cuts, len(said)], strict=True)]
-    theirs = hiredis.Reader(replyError=Refused)
-    ours = PlainReader()
-    for piece in pieces:
-        ours.feed(piece)
-        theirs.feed(piece)
-        while (expected := theirs.gets()) is not False:
-            assert repr(ours.gets()) == repr(expected)
+    reader, heard = make(), []
+    for begin, end in zip([0, *cuts], [*cuts, len(said)], strict=True):
+        reader.feed(said[begin:end])
+        while (reply := reader.gets()) is not INCOMPLETE:
+            heard.append(reply)
+    assert repr(heard) == repr([meant for meant, _ in parts])
 
 
 @pytest.mark.parametrize("said", [b"?what\r\n", b"*1\r\n!x\r\n", b":abc\r\n"])

@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -21,7 +20,7 @@ from redis import Redis
 from capturekit.errors import KeyInTheWay, StorageUnavailable
 from capturekit.ratelimit import Decision, MemoryStorage, Quota
 from capturekit.ratelimit.redis import MAX_WINDOW_US, SCRIPT, RedisStorage
-from tests.redis_cluster import form_cluster
+from tests.redis_together import fail_over, form_cluster
 from tests.servers_redis import (
     RedisServer,
     free_port,
@@ -587,17 +586,6 @@ async def test_after_a_failover_the_new_master_knows_what_was_spent() -> None:
                 old.replicaof("127.0.0.1", str(replica.port))
             second = await hit(storage, "a", MINUTE)
     assert (first.remaining, second.remaining) == (2, 1)
-
-
-def fail_over(watcher: Redis, replica: RedisServer) -> None:
-    """Have the Sentinel promote the replica, as soon as it has seen it."""
-    with Redis(port=replica.port) as promoted:
-        while promoted.info("replication")["master_link_status"] != "up":
-            pass
-        ask: Any = watcher.execute_command
-        ask("SENTINEL FAILOVER", "main")
-        while ask("SENTINEL MASTERS")["main"]["port"] != replica.port:
-            pass
 
 
 async def test_in_a_cluster_every_key_has_its_node() -> None:

@@ -23,7 +23,8 @@ Word: TypeAlias = bytes | str
 Reply: TypeAlias = Any
 """As the server typed it: bytes, int, None, a list of these, or Refused."""
 
-_INCOMPLETE: Final = object()
+INCOMPLETE: Final = object()
+"""Instead of an answer of which more is to come."""
 
 
 class Refused(Exception):  # named for its except
@@ -34,12 +35,16 @@ class Lost(StorageUnavailable):
     """The connection broke, or the server did not answer in time."""
 
 
-class _Reader(Protocol):
+class Reader(Protocol):
     """As ``hiredis.Reader``."""
 
-    def feed(self, data: bytes) -> object: ...
+    def feed(self, data: bytes) -> object:
+        """More of what the server said."""
+        ...
 
-    def gets(self) -> Reply: ...
+    def gets(self) -> Reply:
+        """The next answer, or INCOMPLETE. Raises ValueError for what is none."""
+        ...
 
 
 def packed(words: Sequence[Word]) -> bytes:
@@ -61,7 +66,7 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._asked: deque[tuple[asyncio.Future[Reply], float]] = deque()
-        self._reader: _Reader = _new_reader()
+        self._reader: Reader = new_reader()
         self._timer: asyncio.TimerHandle | None = None
         self.is_open = True
         # redis-py's StreamWriter stays alive with the connection: it closes what it forgets.
@@ -105,7 +110,7 @@ class Wire(asyncio.Protocol):
         """See asyncio.Protocol."""
         self._reader.feed(data)
         try:
-            while (reply := self._reader.gets()) is not _INCOMPLETE:
+            while (reply := self._reader.gets()) is not INCOMPLETE:
                 future, _ = self._asked.popleft()
                 if future.done():
                     continue
@@ -133,11 +138,12 @@ class Wire(asyncio.Protocol):
             self._timer = self._loop.call_at(late_at, self._watch)
 
 
-def _new_reader() -> _Reader:
+def new_reader() -> Reader:
+    """The fastest there is."""
     if hiredis is None:
         return PlainReader()
-    reader: _Reader = hiredis.Reader(
-        replyError=Refused, protocolError=ValueError, notEnoughData=_INCOMPLETE
+    reader: Reader = hiredis.Reader(
+        replyError=Refused, protocolError=ValueError, notEnoughData=INCOMPLETE
     )
     return reader
 
@@ -149,15 +155,15 @@ class PlainReader:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """More of what the server said."""
+        """See Reader."""
         self._data += data
 
     def gets(self) -> Reply:
-        """The next answer, if all of it is there."""
+        """See Reader."""
         try:
             reply, end = self._parsed(0)
         except IndexError:
-            return _INCOMPLETE
+            return INCOMPLETE
         del self._data[:end]
         return reply
 

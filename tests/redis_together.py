@@ -1,4 +1,4 @@
-"""Makes a Cluster of the nodes that ``tests.servers_redis`` starts."""
+"""Has the servers that ``tests.servers_redis`` starts work together."""
 
 from typing import Any
 
@@ -21,3 +21,14 @@ def form_cluster(nodes: list[RedisServer]) -> None:
         while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
             pass
         client.close()
+
+
+def fail_over(watcher: Redis, replica: RedisServer) -> None:
+    """Have the Sentinel promote the replica, as soon as it has seen it."""
+    with Redis(port=replica.port) as promoted:
+        while promoted.info("replication")["master_link_status"] != "up":
+            pass
+        ask: Any = watcher.execute_command
+        ask("SENTINEL FAILOVER", "main")
+        while ask("SENTINEL MASTERS")["main"]["port"] != replica.port:
+            pass
