@@ -177,7 +177,7 @@ async def test_who_waits_learns_that_the_server_died() -> None:
 async def test_a_cancelled_call_leaves_no_answer_for_the_next(
     server: RedisServer, queue: RedisQueue
 ) -> None:
-    await queue.submit(a_job("a"), a_job("b"))
+    await queue.submit(a_job("a"), a_job("b", payload={"of": "b"}))
     server.pause()
     try:
         with anyio.move_on_after(0.05) as scope:
@@ -185,7 +185,7 @@ async def test_a_cancelled_call_leaves_no_answer_for_the_next(
     finally:
         server.resume()
     assert scope.cancelled_caught
-    assert (await queue.status("b")).id == "b"
+    assert (await queue.status("b")).payload == {"of": "b"}
 
 
 @pytest.mark.parametrize("way", Way)
@@ -445,11 +445,33 @@ async def test_after_a_drain_and_a_prune_nothing_is_left(
 
 
 async def test_marks_that_wake_are_few_and_do_not_last(queue: RedisQueue, client: Redis) -> None:
-    await queue.submit(*(a_job(f"{number}") for number in range(100)))
+    for many in range(3):
+        await queue.submit(*(a_job(f"{many} {number}") for number in range(25)))
     length: Any = client.llen(f"{BASE}wake")
     left_ms: Any = client.pttl(f"{BASE}wake")
     assert 0 < length <= 32
     assert 0 < left_ms <= 1000
+
+
+async def test_who_takes_what_came_due_wakes_nobody_else(
+    queue: RedisQueue, client: Redis, clock: FakeClock
+) -> None:
+    await queue.submit(a_job("a", delay_s=1), a_job("b", delay_s=1))
+    clock.advance(1)
+    client.delete(f"{BASE}wake")
+    assert len(await queue.claim("w", limit=2)) == 2
+    assert client.llen(f"{BASE}wake") == 0
+
+
+async def test_a_mark_from_before_wakes_nobody(queue: RedisQueue) -> None:
+    await queue.wait(0.01)
+    lease = await start(queue)
+    for _ in range(9):
+        # Meanwhile the mark is heard, though nobody waits.
+        await queue.report(lease, 0.5)
+    with anyio.move_on_after(0.1) as patience:
+        await queue.wait(60)
+    assert patience.cancelled_caught
 
 
 async def test_many_that_come_due_at_once_are_all_handed_out_and_counted(
