@@ -82,9 +82,10 @@ class Link:
             wire = self._wire
             try:
                 if wire is not None and wire.is_open:
-                    return await wire.ask(command, self._deadline_s)
+                    return await wire.ask(command, self._deadline_s).answer
                 async with _deadline(self._deadline_s):
-                    return await (await self._opened()).ask(command, self._deadline_s)
+                    wire = await self._opened()
+                    return await wire.ask(command, self._deadline_s).answer
             except Refused as error:
                 if not self._has_moved(str(error)):
                     raise

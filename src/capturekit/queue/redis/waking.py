@@ -11,7 +11,7 @@ from typing import Final
 
 from capturekit.queue.base import NOTICE_S
 from capturekit.queue.redis.link import Link, as_ours
-from capturekit.queue.redis.wire import Lost, Refused, Reply, Wire, packed
+from capturekit.queue.redis.wire import Question, Refused, Wire, packed
 
 _BLOCK_S: Final = b"%g" % NOTICE_S
 
@@ -84,12 +84,12 @@ class _Ear:
         self.wire = wire
         self._command = command
         self._within_s = within_s
-        self._asked: asyncio.Future[Reply] | None = None
+        self._asked: Question | None = None
 
     def forget(self) -> None:
         """What was heard until now is old."""
-        if self._asked is not None and self._asked.done():
-            self._asked.exception()
+        if self._asked is not None and self._asked.answer.done():
+            self._asked.answer.exception()
             self._asked = None
 
     async def hears(self, patience_s: float) -> bool:
@@ -100,14 +100,17 @@ class _Ear:
         """
         if self._asked is None:
             self._asked = self.wire.ask(self._command, self._within_s)
-        await asyncio.wait((self._asked,), timeout=patience_s)
-        if not self._asked.done():
-            return False
-        answer, self._asked = self._asked, None
         try:
-            return answer.result() is not None
+            # Awaited itself, not by asyncio.wait or shield: those cost two turns of the loop.
+            async with asyncio.timeout(patience_s):
+                mark = await self._asked.answer
+        except TimeoutError:
+            return False
         except Refused as error:
             self.wire.close()
             raise as_ours(error) from error
-        except Lost as error:
-            raise Lost(str(error)) from error
+        finally:
+            if self._asked.answer.cancelled():
+                self._asked.answer = asyncio.get_running_loop().create_future()
+        self._asked = None
+        return mark is not None

@@ -56,6 +56,17 @@ def packed(words: Sequence[Word]) -> bytes:
     return b"".join(parts)
 
 
+class Question:
+    """A command that was sent, and who wants the answer."""
+
+    __slots__ = ("answer", "late_at")
+
+    def __init__(self, answer: "asyncio.Future[Reply]", late_at: float) -> None:
+        self.answer = answer
+        """May be put in the place of one that was cancelled, to get the answer after all."""
+        self.late_at = late_at
+
+
 class Wire(asyncio.Protocol):
     """A connection that is open from the start, until it is closed or breaks.
 
@@ -65,7 +76,7 @@ class Wire(asyncio.Protocol):
     def __init__(self, connection: AnyConnection) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
-        self._asked: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        self._asked: deque[Question] = deque()
         self._reader: Reader = new_reader()
         self._timer: asyncio.TimerHandle | None = None
         self.is_open = True
@@ -73,22 +84,22 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
         self._transport.set_protocol(self)
 
-    def ask(self, command: bytes, within_s: float) -> asyncio.Future[Reply]:
-        """Send a packed command; the future gets its answer.
+    def ask(self, command: bytes, within_s: float) -> Question:
+        """Send a packed command.
 
-        Fails with Refused, or with Lost when there is no answer within so many seconds: then
-        the connection is closed, and all who wait for answers fail. One that is cancelled stays
-        sent; its answer is dropped.
+        The answer fails with Refused, or with Lost when there is none within so many seconds:
+        then the connection is closed, and all who wait for answers fail. A question whose answer
+        is cancelled stays sent; what the server says to it is dropped.
         """
-        future = self._loop.create_future()
+        question = Question(self._loop.create_future(), self._loop.time() + within_s)
         if not self.is_open:
-            future.set_exception(Lost("the connection is closed"))
-            return future
-        self._asked.append((future, self._loop.time() + within_s))
+            question.answer.set_exception(Lost("the connection is closed"))
+            return question
+        self._asked.append(question)
         self._transport.write(command)
         if self._timer is None:
             self._timer = self._loop.call_later(within_s, self._watch)
-        return future
+        return question
 
     def close(self, why: str = "the connection was closed") -> None:
         """Close at once; all who still wait for answers fail with Lost."""
@@ -99,11 +110,11 @@ class Wire(asyncio.Protocol):
             self._timer.cancel()
         self._transport.abort()
         self._connection._close()  # noqa: SLF001  # without waiting, and without a word
-        for future, _ in self._asked:
-            if not future.done():
-                future.set_exception(Lost(why))
+        for question in self._asked:
+            if not question.answer.done():
+                question.answer.set_exception(Lost(why))
                 # Nobody need be there to hear it: a worker that left waits no more.
-                future.exception()
+                question.answer.exception()
         self._asked.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -111,13 +122,13 @@ class Wire(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not INCOMPLETE:
-                future, _ = self._asked.popleft()
-                if future.done():
+                answer = self._asked.popleft().answer
+                if answer.done():
                     continue
                 if isinstance(reply, Refused):
-                    future.set_exception(reply)
+                    answer.set_exception(reply)
                 else:
-                    future.set_result(reply)
+                    answer.set_result(reply)
         except (LookupError, ValueError, RuntimeError):
             self.close("the server's answer is not as Redis speaks")
 
@@ -131,7 +142,7 @@ class Wire(asyncio.Protocol):
         self._timer = None
         if not self._asked:
             return
-        late_at = self._asked[0][1]
+        late_at = self._asked[0].late_at
         if late_at <= self._loop.time():
             self.close("the server did not answer in time")
         else:
