@@ -288,5 +288,6 @@ def _die_if(die_at: str, point: Point) -> None:
 
 async def _on_sigterm(stop: Callable[[], object]) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         async for _ in signals:
             stop()

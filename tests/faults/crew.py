@@ -76,7 +76,7 @@ class Crew:
 
     def words(self) -> str:
         """The last of what the actors said."""
-        return self.log.read_text(errors="replace")[-3000:]
+        return self.log.read_text(errors="replace")[-8000:]
 
     def close(self) -> None:
         """End all."""
@@ -153,6 +153,8 @@ class _Foreman:
         return bool(found)
 
     def serve(self) -> None:
+        # Actors unblock it when they can heed it: one that is just starting must not die of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             for line in sys.stdin:
                 name, *arguments = json.loads(line)

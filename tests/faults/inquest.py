@@ -31,7 +31,7 @@ class Findings:
     wrong: list[str] = field(default_factory=list)
 
 
-async def drained(queue: QueueBackend, timeout_s: float = DRAIN_S) -> QueueStats:
+async def drained(queue: QueueBackend, timeout_s: float) -> QueueStats:
     """The stats once nothing waits or runs."""
     stats = await queue.stats()
     with anyio.move_on_after(timeout_s):
@@ -45,10 +45,16 @@ def _unended(stats: QueueStats) -> int:
     return sum(count for state, count in stats.depth.items() if not state.is_final)
 
 
-async def held(queue: QueueBackend, folder: Path, plans: Sequence[SubmitterPlan]) -> Findings:
-    """What is there of the jobs of these apps."""
+async def held(
+    queue: QueueBackend,
+    folder: Path,
+    plans: Sequence[SubmitterPlan],
+    *,
+    within_s: float = DRAIN_S,
+) -> Findings:
+    """What is there of the jobs of these apps, once all have ended or that time is over."""
     findings = Findings()
-    stats = await drained(queue)
+    stats = await drained(queue, within_s)
     known = {one.id: one for one in await queue.statuses(limit=1_000_000)}
     with opened(folder / "effects.db") as effects:
         starts, applied, ends = effects.starts(), effects.effects(), effects.ends()

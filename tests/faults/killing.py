@@ -133,8 +133,9 @@ def kill_for(backend: str, kills: int, seed: int, folder: Path) -> Figures:
             killer.kill()
         killer.end_apps()
         findings = anyio.run(_inquire, world, killer.apps)
-        if any(killer.end_workers()):
-            findings.wrong.append("a worker did not end well when it was asked to")
+        if any(codes := killer.end_workers()):
+            findings.wrong.append(f"workers that were asked to end did so with {codes}")
+            findings.wrong.append(crew.words())
     return Figures(backend, seed, killer.kills, findings, time.monotonic() - begun)
 
 
