@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis import Redis
 
@@ -603,12 +603,13 @@ answers = st.recursive(leaves, lambda some: st.lists(some, max_size=4).map(as_li
 
 
 @pytest.mark.parametrize("make", [PlainReader, new_reader])
-@given(parts=st.lists(answers, max_size=5), data=st.data())
+@given(parts=st.lists(answers, max_size=5), cuts=st.lists(st.integers(0, 60), max_size=4))
+@example(parts=[(b"abc", b"$3\r\nabc\r\n"), (1, b":1\r\n")], cuts=[7, 8])
 def test_what_the_server_says_is_heard_with_hiredis_and_without(
-    make: Callable[[], Reader], parts: list[Answer], data: st.DataObject
+    make: Callable[[], Reader], parts: list[Answer], cuts: list[int]
 ) -> None:
     said = b"".join(each for _, each in parts)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(said)), max_size=4)))
+    cuts = sorted(min(cut, len(said)) for cut in cuts)
     reader, heard = make(), []
     for begin, end in zip([0, *cuts], [*cuts, len(said)], strict=True):
         reader.feed(said[begin:end])
