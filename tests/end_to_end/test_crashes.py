@@ -70,7 +70,7 @@ def test_what_was_acknowledged_before_a_kill_is_processed_exactly_once(tmp_path:
             }
             assert set(camera.acknowledged) <= set(own)
             assert [row for row in own.values() if row["state"] != "completed"] == []
-            _assert_stock_follows_the_newest_taken(server, f"camera-{number}", own)
+            assert_stock_follows_the_newest_taken(server, f"camera-{number}", own)
     assert sum(len(camera.acknowledged) for camera in cameras) > ROUNDS
 
 
@@ -87,7 +87,7 @@ def _upload_until_killed(server: Server, cameras: list[Camera], seconds: float) 
         thread.join()
 
 
-def _assert_stock_follows_the_newest_taken(
+def assert_stock_follows_the_newest_taken(
     server: Server, device: str, captures: dict[str, dict[str, object]]
 ) -> None:
     def taken(row: dict[str, object]) -> str:
