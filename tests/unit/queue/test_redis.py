@@ -1,5 +1,6 @@
 """What a queue in Redis does when its server fails, forgets, is full or is not alone."""
 
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -250,6 +251,26 @@ async def test_a_replica_is_read_only(kind: str) -> None:
                     await queue.submit(a_job("b"))
                 client.replicaof("NO", "ONE")
             assert (await queue.submit(a_job("b")))[0].is_new
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_a_server_that_cannot_save_is_read_only(kind: str) -> None:
+    """By default Redis refuses writes when a snapshot failed: here its folder is gone."""
+    with short_folder() as folder, running_redis(kind, folder / "r") as server:
+        async with RedisQueue(server.url) as queue:
+            lease = await start(queue)
+            with Redis(unix_socket_path=str(server.socket)) as client:
+                client.config_set("save", "3600 1")
+                shutil.rmtree(folder / "r")
+                client.bgsave()
+                with anyio.fail_after(PROMPT_S):
+                    while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
+                        await anyio.lowlevel.checkpoint()
+                with pytest.raises(StorageReadOnly, match="MISCONF"):
+                    await queue.submit(a_job("b"))
+                assert keys(client) >= {f"{BASE}job:a".encode()}
+                assert f"{BASE}job:b".encode() not in keys(client)
+                assert (await queue.orders("w", [lease])).beats == (Beat.HELD,)
 
 
 # A server that is full

@@ -31,8 +31,8 @@ _MEANINGS: Final[dict[str, type[StorageError]]] = {
 }
 """By what the server's text holds: inside a script, older servers put words before it."""
 
-_OURS_TO_KEEP: Final = ("OOM command", "WRONGTYPE", "NOSCRIPT", "BUSY ")
-"""After these the same server is the right one. After others another may have its place."""
+_ELSEWHERE: Final = ("MOVED", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS")
+"""After these another server may have the place of the one that was asked."""
 
 
 class Link:
@@ -93,7 +93,7 @@ class Link:
 
     def _has_moved(self, problem: str) -> bool:
         """Whether another node of the Cluster has our keys; the next call goes there."""
-        if any(text in problem for text in _OURS_TO_KEEP):
+        if not any(text in problem for text in _ELSEWHERE):
             return False
         if self._wire is not None:
             self._wire.close("the server refused: " + problem)
