@@ -19,7 +19,7 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=WORLDS)
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """Each backend in turn, its tables made."""
     if request.param == "postgres":

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.servers_postgres import PostgresServer, running_postgres
@@ -39,8 +40,8 @@ def on_postgres(folder: Path) -> Iterator[World]:
 
 
 @contextmanager
-def on_redis(folder: Path) -> Iterator[World]:
-    with running_redis("valkey", folder / "redis", *KEEPS_ALL) as server:
+def on_redis(folder: Path, kind: str = "valkey") -> Iterator[World]:
+    with running_redis(kind, folder / "redis", *KEEPS_ALL) as server:
         yield World(server.url, folder, server)
 
 
@@ -48,4 +49,5 @@ WORLDS: dict[str, Callable[[Path], AbstractContextManager[World]]] = {
     "sqlite": on_sqlite,
     "postgres": on_postgres,
     "redis": on_redis,
+    "redis-6.2": partial(on_redis, kind="redis"),
 }
