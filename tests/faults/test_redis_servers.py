@@ -1,5 +1,6 @@
 """Redis restarted, frozen, emptied, full or cut off, while jobs flow."""
 
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from capturekit.queue.urls import open_queue
 from capturekit.settings import Settings
 from capturekit.steps import default_pipeline
 from capturekit.store import CaptureState
-from tests.faults.actors import WorkerPlan
+from tests.faults.actors import WorkerPlan, job_of
 from tests.faults.crew import Crew
 from tests.faults.flow import flowing
 from tests.faults.looking import ended, go_on, started, until, verdicts
@@ -174,6 +175,35 @@ async def test_a_lease_from_before_redis_was_emptied_ends_nothing(redis: World) 
             await queue.finish(old, "old")
         await queue.finish(new, "new")
         assert (await queue.status("j")).result == "new"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_redis_that_evicted_some_keys_serves_what_it_has_and_new_jobs(
+    redis: World, crew: Crew, seed: int
+) -> None:
+    rng = random.Random(seed)
+    async with open_queue(redis.url) as queue:
+        jobs = [job_of("app", seed, number) for number in range(60)]
+        await queue.submit(*jobs)
+        for one in await queue.claim("a worker that dies", limit=10, lease_s=0.1):
+            await queue.report(one, 0.5)
+        evict(redis, rng)
+        worker = crew.start(WorkerPlan(redis.url, str(redis.folder), lease_s=LEASE_S))
+        new = [Job(id=f"new-{n}", kind="effect", payload={"work_s": 0}) for n in range(10)]
+        await queue.submit(*new)
+        for job in new:
+            assert (await ended(queue, job.id)).state is JobState.SUCCEEDED
+        await queue.stats()
+        await queue.statuses(limit=1000)
+        await queue.prune(older_than_s=0)
+        assert crew.stop(worker) == 0, crew.words()
+
+
+def evict(world: World, rng: random.Random) -> None:
+    """Delete a third of the keys, as a server does that is full and may."""
+    with Redis.from_url(world.url) as client:
+        keys = sorted(client.scan_iter(count=10_000))
+        client.delete(*rng.sample(keys, k=len(keys) // 3))
 
 
 class _Gate:
