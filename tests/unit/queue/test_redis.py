@@ -1,5 +1,6 @@
 """What a queue in Redis does when its server fails, forgets, is full or is not alone."""
 
+import random
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -399,6 +400,37 @@ async def test_no_broken_field_ends_a_worker(
     assert (await queue.status("good")).state is JobState.SUCCEEDED
     assert "good" in {status.id for status in await queue.statuses()}
     await queue.stats()
+
+
+ODD = ("", "x", "-1", "1.5", "nan", "inf", "1e999", "0x1F", "{", "[]", '{"retry":{"base_s":[]}}')
+FIELDS = (
+    *("job", "payload", "seq", "queue", "batch", "priority", "due", "at", "unique_for", "lane"),
+    *("max", "attempt", "tries", "started", "worker", "log", "state", "error", "v"),
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_is_in_a_jobs_fields_no_call_fails_half_way(
+    queue: RedisQueue, client: Redis, clock: FakeClock, seed: int
+) -> None:
+    rng = random.Random(seed)
+    keyed = {"concurrency_key": "k", "unique_key": "u", "unique_for_s": 5, "batch": "x"}
+    for number in range(40):
+        await queue.submit(
+            a_job(f"{number}", delay_s=number % 3, **(keyed if number % 2 else {})),
+            a_job(f"{number} more", concurrency_key=f"{number % 4}"),
+        )
+        for lease in await queue.claim("w", limit=2):
+            if rng.random() < 0.5:
+                await queue.finish(lease) if rng.random() < 0.5 else await queue.fail(lease, BOOM)
+        name = rng.choice(sorted(key for key in keys(client) if b":job:" in key))
+        client.hset(name.decode(), rng.choice(FIELDS), rng.choice(ODD))
+        clock.advance(rng.choice([0, 1, 20]))
+        await queue.stats()
+        await queue.statuses()
+        await queue.retry_failed()
+        await queue.wait(0)
+    await queue.prune(older_than_s=5, keep=3)
 
 
 # Time

@@ -2,7 +2,7 @@
 -- the lease, the one job asked for (or empty), then the queues to take from (none for all).
 -- Answers the time, then for each job: id, version, JSON, payload, attempt, tries.
 
-local RECOVER_MOST, PROMOTE_MOST, GOLDEN = 100, 500, 0.6180339887498949
+local RECOVER_MOST, PROMOTE_MOST, CLEAR_MOST, GOLDEN = 100, 500, 100, 0.6180339887498949
 local limit, random = tonumber(ARGV[2]), tonumber(ARGV[3])
 local worker, lease_us, only = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local answer = {format('%.0f', now)}
@@ -10,19 +10,21 @@ local answer = {format('%.0f', now)}
 local function policy_of(job)
   local is_read, form = pcall(cjson.decode, call('HGET', base .. 'job:' .. job.id, 'job'))
   local retry = is_read and type(form) == 'table' and form.retry
-  return type(retry) == 'table' and retry or {max_attempts = 3, base_s = 1, cap_s = 300}
+  if type(retry) ~= 'table' then retry = {} end
+  return number(retry.max_attempts, 3), number(retry.base_s, 1), number(retry.cap_s, 300)
 end
 
 -- Its worker died: another attempt after the backoff, or none is left.
 local function lose(job)
-  local policy, state, due = policy_of(job), 'scheduled', job.due
+  local max_attempts, base_s, cap_s = policy_of(job)
+  local state, due = 'scheduled', job.due
   local problem = format('{"lost":%s,"attempt":%.0f}', job.worker or '""', job.attempt)
   if job.cancel then
     state = 'cancelled'
-  elseif job.tries >= policy.max_attempts then
+  elseif job.tries >= max_attempts then
     state = 'failed'
   else
-    local most_s = math.min(policy.cap_s, policy.base_s * 2 ^ math.min(job.tries - 1, 1000))
+    local most_s = math.min(cap_s, base_s * 2 ^ math.min(job.tries - 1, 1000))
     due = math.min(LAST, now + floor(random * most_s * 1000000))
     -- The next one's number is as good as random, and far from this one.
     random = (random + GOLDEN) % 1
@@ -88,6 +90,7 @@ local function clear(place, queue, job)
     if heads[at + 1] == place then
       local begins = string.find(heads[at], ':', 1, true)
       call('HDEL', base .. 'heads', heads[at])
+      call('ZREM', base .. 'lane:' .. heads[at], place)
       unsettled[string.sub(heads[at], begins + 1 + #queue)] = true
     end
   end
@@ -121,8 +124,8 @@ local function best_of(queues, lines)
 end
 
 local function take_best()
-  local queues, lines, taken = queues_to_take_from(), {}, 0
-  while taken < limit do
+  local queues, lines, taken, cleared = queues_to_take_from(), {}, 0, 0
+  while taken < limit and cleared < CLEAR_MOST do
     local queue, place = best_of(queues, lines)
     if not queue then return end
     local job = read(string.sub(place, ID_AT))
@@ -131,6 +134,7 @@ local function take_best()
       taken = taken + 1
     else
       clear(place, queue, job)
+      cleared = cleared + 1
     end
     if next(unsettled) then
       settle_all()

@@ -44,18 +44,34 @@ local function pass_when_full()
   call('SREM', base .. 'paused', '')
 end
 
+-- What cannot be read as one is the default: no broken field may end an operation half way.
+local function number(text, default)
+  local value = tonumber(text or nil)
+  -- NaN is in no range.
+  return value and value >= -LAST and value <= LAST and value or default
+end
+
+-- Likewise: an unknown state is over.
+local function state_of(text)
+  for _, state in ipairs(STATES) do
+    if text == state then return state end
+  end
+  return 'failed'
+end
+
 local function read(id)
   local got = call('HMGET', base .. 'job:' .. id, 'state', 'seq', 'queue', 'batch', 'priority',
     'due', 'at', 'unique', 'unique_for', 'lane', 'max', 'attempt', 'tries', 'started', 'cancel',
     'worker', 'log')
-  local seq = tonumber(got[2])
+  local seq = number(got[2])
   -- Evicted or deleted by someone: not a job any more.
   if not (got[1] and seq and got[3]) then return nil end
   return {
-    id = id, state = got[1], seq = seq, queue = got[3], batch = got[4],
-    priority = tonumber(got[5]) or 0, due = tonumber(got[6]) or now, at = tonumber(got[7]) or now,
-    unique = got[8], unique_for = tonumber(got[9]) or 0, lane = got[10],
-    max = tonumber(got[11]) or 1, attempt = tonumber(got[12]) or 0, tries = tonumber(got[13]) or 0,
+    id = id, state = state_of(got[1]), seq = seq, queue = got[3], batch = got[4],
+    priority = number(got[5], 0), due = number(got[6], now), at = number(got[7], now),
+    unique = got[8], unique_for = number(got[9], 0), lane = got[10],
+    max = number(got[11], 1), attempt = floor(number(got[12], 0)),
+    tries = number(got[13], 0),
     started = got[14], cancel = got[15], worker = got[16], log = got[17] or ''
   }
 end
@@ -144,10 +160,11 @@ local function first_of_lane(queue, lane)
   while true do
     local got = call('ZRANGE', line, 0, 0, 'WITHSCORES')
     if not got[1] then return nil end
-    local most = call('HGET', base .. 'job:' .. string.sub(got[1], ID_AT), 'max')
-    if most then return got[1], 0 - got[2], tonumber(most) end
+    local id = string.sub(got[1], ID_AT)
+    local job = call('HMGET', base .. 'job:' .. id, 'state', 'max')
+    if job[1] == 'queued' then return got[1], 0 - got[2], number(job[2], 1) end
     call('ZREM', line, got[1])
-    exorcise(string.sub(got[1], ID_AT))
+    if not job[1] then exorcise(id) end
   end
 end
 

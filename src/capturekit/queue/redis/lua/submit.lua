@@ -9,7 +9,7 @@ local read_before, answers, new, new_ids, new_keys = {}, {}, {}, {}, {}
 local function standing(id, unique)
   if new_ids[id] then return new_ids[id] end
   local got = call('HMGET', base .. 'job:' .. id, 'state', 'due')
-  if got[1] then return {id = id, state = got[1], due = tonumber(got[2])} end
+  if got[1] then return {id = id, state = state_of(got[1]), due = number(got[2], now)} end
   return unique and (new_keys[unique] or holder(unique))
 end
 
