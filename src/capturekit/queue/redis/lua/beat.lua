@@ -6,7 +6,8 @@ local worker, lease_us, silent_us = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]
 local answers = {}
 
 pass_when_full()
-for _, silent in ipairs(call('ZRANGEBYSCORE', base .. 'beats', '-inf', '(' .. format('%.0f', now - silent_us))) do
+local oldest = '(' .. format('%.0f', now - silent_us)
+for _, silent in ipairs(call('ZRANGEBYSCORE', base .. 'beats', '-inf', oldest)) do
   call('ZREM', base .. 'beats', silent)
   call('HDEL', base .. 'workers', silent)
   call('HDEL', base .. 'wanted', silent)

@@ -36,7 +36,8 @@ local function lose(job)
   write(job, 'state', state, 'due', due, 'error', problem, 'log', log, 'finished', now)
 end
 
-for _, id in ipairs(call('ZRANGEBYSCORE', base .. 'running', '-inf', now, 'LIMIT', 0, RECOVER_MOST)) do
+local overdue = call('ZRANGEBYSCORE', base .. 'running', '-inf', now, 'LIMIT', 0, RECOVER_MOST)
+for _, id in ipairs(overdue) do
   local job = read(id)
   if not job then
     exorcise(id)
@@ -115,7 +116,9 @@ local function best_of(queues, lines)
       line.at, lines[queue] = 1, line
     end
     local candidate, priority = line[line.at], tonumber(line[line.at + 1])
-    if candidate and (not best or priority < score or (priority == score and candidate < place)) then
+    local is_better = candidate
+      and (not best or priority < score or (priority == score and candidate < place))
+    if is_better then
       best, place, score = queue, candidate, priority
     end
   end

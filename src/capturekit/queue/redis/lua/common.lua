@@ -239,9 +239,9 @@ local function trim_flow()
   end
 end
 
-local function count(way, number)
+local function count(way, more)
   local name = way .. format('%.0f', floor(now / BUCKET_US))
-  if call('HINCRBY', base .. 'flow', name, number) == number then trim_flow() end
+  if call('HINCRBY', base .. 'flow', name, more) == more then trim_flow() end
 end
 
 local function leave(job)

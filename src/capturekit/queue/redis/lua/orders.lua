@@ -4,7 +4,8 @@
 local base, answers = KEYS[1], {}
 answers[1] = redis.call('HGET', base .. 'wanted', ARGV[2]) or ''
 for at = 3, #ARGV, 3 do
-  local got = redis.call('HMGET', base .. 'job:' .. ARGV[at], 'state', 'attempt', 'started', 'cancel')
+  local got = redis.call('HMGET', base .. 'job:' .. ARGV[at],
+    'state', 'attempt', 'started', 'cancel')
   local is_held = got[1] == 'running' and got[2] == ARGV[at + 1] and got[3] == ARGV[at + 2]
   answers[#answers + 1] = is_held and (got[4] and 2 or 1) or 0
 end

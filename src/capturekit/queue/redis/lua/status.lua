@@ -5,7 +5,8 @@
 --   batch NAME                  jobs by state
 --   stats                       the time, what is paused, when the oldest queued came due, flow,
 --                               then each queue with its jobs by state
---   workers                     the time, then ids, JSON and heartbeats, then running jobs by worker
+--   workers US                  the time, then ids, JSON and heartbeats of those heard of within
+--                               this time, then running jobs, each after its worker
 -- Where jobs are counted by state, those that came due are made ready first; more than so many at
 -- a time are left, and then `more` is the answer.
 
@@ -17,7 +18,8 @@ local function of_groups(kind, names, states, limit)
   local found = {}
   for _, name in ipairs(names) do
     for _, state in ipairs(states) do
-      local got = call('ZREVRANGE', base .. state .. ':' .. kind .. ':' .. name, 0, limit - 1, 'WITHSCORES')
+      local group = base .. state .. ':' .. kind .. ':' .. name
+      local got = call('ZREVRANGE', group, 0, limit - 1, 'WITHSCORES')
       for at = 1, #got, 2 do found[#found + 1] = {got[at], tonumber(got[at + 1])} end
     end
   end
@@ -38,7 +40,8 @@ if what == 'job' then
   return answer
 elseif what == 'workers' then
   answer[2] = {}
-  for _, id in ipairs(call('ZRANGEBYSCORE', base .. 'beats', ARGV[3] == '' and '-inf' or format('%.0f', now - ARGV[3]), '+inf')) do
+  local oldest = format('%.0f', now - ARGV[3])
+  for _, id in ipairs(call('ZRANGEBYSCORE', base .. 'beats', oldest, '+inf')) do
     local text = call('HGET', base .. 'workers', id)
     if text then
       local beat = call('ZSCORE', base .. 'beats', id)

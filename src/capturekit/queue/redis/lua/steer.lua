@@ -2,11 +2,13 @@
 --   cancel ID                      answers the outcome, empty when the job is unknown
 --   cancel-batch NAME IS-FIRST     how many were cancelled, told, had ended before; `1` if more
 --   retry ID                       the time and the job's hash
---   retry-failed KIND NAME QUEUE AFTER   how many, the seq of the last seen; empty if no more.
+--   retry-failed KIND NAME QUEUE AFTER
+--                                  how many, and the seq of the last seen, empty if no more.
 --                                  KIND is queue or batch; QUEUE is empty, or `=` and a name
 --   queues                         names of queues that have jobs
 --   pause NAME, resume NAME        NAME as in `paused`; '*' resumes all
---   prune US KEEP                  how many that ended longer ago; KEEP may be empty. To be repeated while it is MOST
+--   prune US KEEP                  how many that ended longer ago, or beyond KEEP if given; to be
+--                                  repeated while it is MOST
 --   resize WORKER NUMBER US        `1`; 0 when the worker is not listed
 --   forget WORKER
 --   progress ID ATTEMPT START FRACTION
@@ -100,15 +102,16 @@ function acts.retry()
 end
 
 acts['retry-failed'] = function()
-  local queue, after, number, last = ARGV[5], ARGV[6], 0, ''
-  local got = call('ZRANGEBYSCORE', base .. 'failed:' .. name .. ':' .. ARGV[4], '(' .. after, '+inf',
-    'WITHSCORES', 'LIMIT', 0, MOST)
+  local failed, queue, after = base .. 'failed:' .. name .. ':' .. ARGV[4], ARGV[5], ARGV[6]
+  local retried, last = 0, ''
+  local got = call('ZRANGEBYSCORE', failed, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, MOST)
   for at = 1, #got, 2 do
     local job = read(got[at])
-    if job and (queue == '' or queue == '=' .. job.queue) and retry(job) then number = number + 1 end
+    local is_asked_for = job and (queue == '' or queue == '=' .. job.queue)
+    if is_asked_for and retry(job) then retried = retried + 1 end
     last = got[at + 1]
   end
-  return {number, last}
+  return {retried, last}
 end
 
 function acts.queues()
@@ -128,16 +131,16 @@ end
 function acts.prune()
   local ended, keep = base .. 'ended', tonumber(ARGV[4])
   local before = '(' .. format('%.0f', now - name)
-  local number = call('ZCOUNT', ended, '-inf', before)
-  if keep then number = math.max(number, call('ZCARD', ended) - keep) end
-  number = math.min(number, MOST)
+  local old = call('ZCOUNT', ended, '-inf', before)
+  if keep then old = math.max(old, call('ZCARD', ended) - keep) end
+  old = math.min(old, MOST)
   local queues = {}
-  if number > 0 then
-    for _, id in ipairs(call('ZRANGE', ended, 0, number - 1)) do forget(id, queues) end
+  if old > 0 then
+    for _, id in ipairs(call('ZRANGE', ended, 0, old - 1)) do forget(id, queues) end
   end
   forget_empty(queues)
   trim_flow()
-  return number
+  return old
 end
 
 function acts.resize()
@@ -156,7 +159,9 @@ end
 
 function acts.progress()
   local job = read(name)
-  if job and job.state == 'running' and job.attempt == tonumber(ARGV[4]) and job.started == ARGV[5] then
+  local is_held = job and job.state == 'running' and job.attempt == tonumber(ARGV[4])
+    and job.started == ARGV[5]
+  if is_held then
     pass_when_full()
     write(job, 'progress', ARGV[6])
   end
