@@ -346,6 +346,8 @@ class _Search:
             return codes
         reads = joined([code.polygon for code in codes])
         each = [polygon for read in reads for polygon in labels(self._gray, read)]
+        if each == [code.polygon]:
+            return codes
         return [replace(code, polygon=polygon) for polygon in each]
 
 
@@ -361,9 +363,10 @@ def _step(lines: int) -> int:
 def _code(barcode: zxingcpp.Barcode, polygon: Polygon, attempt: str) -> Code:
     said = _gs1(barcode)
     number = said.gtin if said else None
-    if barcode.format.name in _RETAIL_NUMBERS and is_gtin(barcode.text):
-        number = normal_form(barcode.text)
-    return Code(barcode.format.name, barcode.text, polygon, attempt, number, said)
+    name, text = barcode.format.name, barcode.text
+    if name in _RETAIL_NUMBERS and is_gtin(text):
+        number = normal_form(text)
+    return Code(name, text, polygon, attempt, number, said)
 
 
 def _gs1(barcode: zxingcpp.Barcode) -> Gs1 | None:
@@ -406,7 +409,13 @@ def _one_a_place(codes: Iterable[Code]) -> list[Code]:
         if not any(placed.holds(x, y) or placed.has_line(code, x, y) for placed in kept):
             kept.append(_Placed(code))
     found = [placed.code for placed in kept]
-    return sorted(found, key=lambda code: min((y, x) for x, y in code.polygon))
+    return sorted(found, key=_top)
+
+
+def _top(code: Code) -> tuple[float, float]:
+    """Its highest corner, y first."""
+    (a, b), (c, d), (e, f), (g, h) = code.polygon
+    return min((b, a), (d, c), (f, e), (h, g))
 
 
 class _Placed:
@@ -417,13 +426,13 @@ class _Placed:
         xs, ys = zip(*code.polygon, strict=True)
         self._left, self._right = min(xs) - SAME_PLACE_PX, max(xs) + SAME_PLACE_PX
         self._top, self._bottom = min(ys) - SAME_PLACE_PX, max(ys) + SAME_PLACE_PX
-        self._outline = np.array(code.polygon, np.float32)
 
     def holds(self, x: float, y: float) -> bool:
         """Whether the point is inside, or nearly."""
         if not (self._left <= x <= self._right and self._top <= y <= self._bottom):
             return False
-        return cv2.pointPolygonTest(self._outline, (x, y), measureDist=True) >= -SAME_PLACE_PX
+        outline = np.array(self.code.polygon, np.float32)
+        return cv2.pointPolygonTest(outline, (x, y), measureDist=True) >= -SAME_PLACE_PX
 
     def has_line(self, code: Code, x: float, y: float) -> bool:
         """Whether a read of few lines is one more line of this label, read beside it."""

@@ -95,22 +95,26 @@ class Regions:
     def uncovered(self, mask: Mask, outlines: Iterable[Corners], rim: int = 1) -> Mask:
         """The mask without the cells of what has been read, and ``rim`` cells around it."""
         covered = np.zeros_like(mask)
-        corners = np.array([*outlines], np.float64).reshape(-1, 4, 2)
-        middles = corners.mean(axis=1, keepdims=True)
-        cells = (middles + 1.1 * (corners - middles)) / self.cell_px - 0.5
-        for outline in np.rint(cells).astype(np.int32):
-            cv2.fillConvexPoly(covered, outline, 1)
-        covered = np.asarray(cv2.dilate(covered, _THREE, iterations=rim), np.uint8)
-        return np.asarray(mask & (covered == 0), np.uint8)
+        for outline in outlines:
+            self._cover(covered, outline)
+        if rim:
+            covered = np.asarray(cv2.dilate(covered, _THREE, iterations=rim), np.uint8)
+        # Both are 0 or 1.
+        return np.asarray(mask > covered, np.uint8)
+
+    def _cover(self, covered: Mask, outline: Corners) -> None:
+        (a, b), (c, d), (e, f), (g, h) = outline
+        x, y = 0.025 * (a + c + e + g), 0.025 * (b + d + f + h)
+        cells = [
+            (round((1.1 * u - x) / self.cell_px - 0.5), round((1.1 * v - y) / self.cell_px - 0.5))
+            for u, v in outline
+        ]
+        cv2.fillConvexPoly(covered, np.array(cells, np.int32), 1)
 
     def bounds(self, mask: Mask) -> list[Box]:
         """The one box around all cells of the mask; none when it is empty."""
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not len(rows):
-            return []
-        left, top = int(columns[0]), int(rows[0])
-        wide, high = int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
-        return [self._box(left, top, wide, high, 0, room=1)]
+        left, top, wide, high = cv2.boundingRect(mask)
+        return [self._box(left, top, wide, high, 0, room=1)] if wide else []
 
     def parts(self, mask: Mask) -> list[Box]:
         """Boxes around what hangs together; the bounds where that is hardly more to read."""
@@ -125,6 +129,8 @@ class Regions:
         """
         long, wide = (_ACROSS.T, _ROOM.T) if lie else (_ACROSS, _ROOM)
         clear = np.asarray(self.clear & mask, np.uint8)
+        if cv2.countNonZero(clear) < CLEAR_CELLS:
+            return []
         near = np.asarray(mask & _grown(clear, long), np.uint8)
         count, named, found, _ = cv2.connectedComponentsWithStats(
             cv2.dilate(near, wide), ltype=cv2.CV_16U
@@ -158,7 +164,7 @@ class Regions:
 
     def picture(self) -> Pixels:
         """The three masks as grey levels, a pixel a cell, for a trace."""
-        return np.asarray(255 * self.upright // 3 + 255 * self.lying // 3 + 85 * self.pattern)
+        return np.asarray(85 * (self.upright + self.lying + self.pattern), np.uint8)
 
     def _box(self, left: int, top: int, wide: int, high: int, _: int, *, room: int) -> Box:
         """In pixels, with cells of room around for quiet zones."""
@@ -253,19 +259,17 @@ def _tensor(gray: Pixels, cell: int) -> tuple[Floats, Floats, Floats]:
     above, below = inside.take(heights, 0), inside.take(heights + 1, 0)
     sums = np.add(above, below, dtype=np.int16)
     steps = np.subtract(below, above, dtype=np.int16)
-    across, down = np.zeros_like(sums), np.zeros_like(sums)
-    cv2.subtract(sums[:, 1:], sums[:, :-1], dst=across[:, 1:])
-    cv2.add(steps[:, 1:], steps[:, :-1], dst=down[:, 1:])
+    x, y = np.zeros(sums.shape, np.float32), np.zeros(sums.shape, np.float32)
+    np.subtract(sums[:, 1:], sums[:, :-1], out=x[:, 1:])
+    np.add(steps[:, 1:], steps[:, :-1], out=y[:, 1:])
     # A quarter: both are sums of two differences.
     weights = np.full((cell, 1), 0.25 / (2 * cell), np.float32)
 
     def mean(one: Floats, other: Floats) -> Floats:
         # A product with a matrix is the fastest way to add up the pixels of a cell.
-        added = (one * other).reshape(-1, cell) @ weights
-        small = added.reshape(rows, 2, columns).sum(axis=1)
-        return np.asarray(cv2.blur(small, (3, 3)), np.float32)
+        added = ((one * other).reshape(-1, cell) @ weights).reshape(rows, 2, columns)
+        return np.asarray(cv2.blur(added[:, 0] + added[:, 1], (3, 3)), np.float32)
 
-    x, y = across.astype(np.float32), down.astype(np.float32)
     return mean(x, x), mean(y, y), mean(x, y)
 
 

@@ -4,6 +4,8 @@ A ``View`` is a part of the picture, turned, shrunk or made clearer. zxing's own
 harder do the same with the whole picture, which is most of its cost.
 """
 
+import functools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -11,14 +13,15 @@ from typing import Final, TypeAlias
 import cv2
 import numpy as np
 import zxingcpp
-from numpy.typing import NDArray
 
 from capturekit.frame import Point
 from capturekit.picture import Pixels
 from capturekit.steps.regions import Box, Corners
 
-Map: TypeAlias = NDArray[np.float64]
-"""2 x 3: multiplies (x, y, 1) of a view into the x and y of the picture."""
+Map: TypeAlias = tuple[float, float, float, float, float, float]
+"""a, b, c, d, e, f: (x, y) of a view is (ax + by + c, dx + ey + f) of the picture.
+
+Plain numbers: on six of them an array costs ten times as much, and holds Python's lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +41,15 @@ class View:
         )
 
     def _point(self, point: zxingcpp.Point) -> Point:
-        (a, b, c), (d, e, f) = self.to_picture.tolist()
-        return (a * point.x + b * point.y + c, d * point.x + e * point.y + f)
+        a, b, c, d, e, f = self.to_picture
+        x, y = point.x, point.y
+        return (a * x + b * y + c, d * x + e * y + f)
 
 
 def cut(gray: Pixels, box: Box, scale: int = 1) -> View:
     """The box, given in pixels of a picture of ``scale`` times the size of ``gray``."""
     left, top, right, bottom = (side // scale for side in box)
-    to_picture = np.array([[float(scale), 0, left * scale], [0, scale, top * scale]])
+    to_picture = (float(scale), 0.0, float(left * scale), 0.0, float(scale), float(top * scale))
     return View(gray[top:bottom, left:right], to_picture)
 
 
@@ -56,16 +60,15 @@ def enlarged(view: View, factor: float) -> View:
     height, width = view.pixels.shape
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     pixels = cv2.resize(view.pixels, size, interpolation=way)
-    to_picture = view.to_picture.copy()
-    to_picture[:, :2] *= (width / size[0], height / size[1])
-    return View(np.asarray(pixels, np.uint8), to_picture)
+    a, b, c, d, e, f = view.to_picture
+    wide, high = width / size[0], height / size[1]
+    return View(np.asarray(pixels, np.uint8), (a * wide, b * high, c, d * wide, e * high, f))
 
 
 def thinned(view: View, step: int) -> View:
     """The view with one of ``step`` rows: fewer lines to read, each as sharp."""
-    to_picture = view.to_picture.copy()
-    to_picture[:, 1] *= step
-    return View(view.pixels[::step], to_picture)
+    a, b, c, d, e, f = view.to_picture
+    return View(view.pixels[::step], (a, b * step, c, d, e * step, f))
 
 
 def inverted(view: View) -> View:
@@ -75,26 +78,26 @@ def inverted(view: View) -> View:
 
 def mirrored(view: View) -> View:
     """The view mirrored at its diagonal: columns are then read as rows."""
-    to_picture = view.to_picture[:, [1, 0, 2]]
-    return View(np.asarray(cv2.transpose(view.pixels), np.uint8), to_picture)
+    a, b, c, d, e, f = view.to_picture
+    return View(np.asarray(cv2.transpose(view.pixels), np.uint8), (b, a, c, e, d, f))
 
 
 def turned(view: View, degrees: float) -> View:
     """The view turned so that what ran in this direction runs along rows."""
     height, width = view.pixels.shape
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    wide = int(width * abs(cos) + height * abs(sin)) + 1
+    high = int(width * abs(sin) + height * abs(cos)) + 1
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1)
-    cos, sin = abs(turn[0, 0]), abs(turn[0, 1])
-    size = int(width * cos + height * sin) + 1, int(width * sin + height * cos) + 1
-    turn[:, 2] += (size[0] - width) / 2, (size[1] - height) / 2
+    turn[:, 2] += (wide - width) / 2, (high - height) / 2
     pixels = cv2.warpAffine(
-        view.pixels, turn, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        view.pixels, turn, (wide, high), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
-    back = np.vstack((cv2.invertAffineTransform(turn), (0, 0, 1)))
-    return View(np.asarray(pixels, np.uint8), np.asarray(view.to_picture @ back, np.float64))
-
-
-def _moved(x: int, y: int) -> Map:
-    return np.array([[1.0, 0, x], [0, 1, y]])
+    (p, q, r), (s, t, u) = cv2.invertAffineTransform(turn).tolist()
+    a, b, c, d, e, f = view.to_picture
+    first = (a * p + b * s, a * q + b * t, a * r + b * u + c)
+    second = (d * p + e * s, d * q + e * t, d * r + e * u + f)
+    return View(np.asarray(pixels, np.uint8), first + second)
 
 
 MATRIX: Final = frozenset({
@@ -118,12 +121,16 @@ class Formats:
 
 def formats(names: Iterable[str]) -> Formats:
     """The formats of these names; a ValueError for one that zxing does not know."""
-    wanted = [*names]
+    return _parted(tuple(names))
+
+
+@functools.lru_cache(maxsize=64)
+def _parted(wanted: tuple[str, ...]) -> Formats:
     both = [name for name in wanted if name.startswith("All")]
     matrix = [name for name in wanted if name in MATRIX] + both
     bars = [name for name in wanted if name not in MATRIX]
     return Formats(
-        all=_known(wanted),
+        all=_known([*wanted]),
         bars=_known(bars) if bars else None,
         matrix=_known(matrix) if matrix else None,
         only_qr=matrix in ([], ["QRCode"]),

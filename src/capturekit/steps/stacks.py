@@ -39,13 +39,12 @@ def labels(gray: Pixels, polygon: Polygon) -> list[Polygon]:
     """The outline of each label in the outline of one read, top down; itself when it is one.
 
     ``polygon`` is top left, top right, bottom right, bottom left as the code is read. Costs
-    about 0.1 ms.
+    about 0.05 ms.
     """
-    lines = _lines(gray, polygon)
-    if lines is None or lines.shape[0] < (2 * LEAST_LABEL + LEAST_GAP) * lines.shape[1]:
+    length, height = _size(polygon)
+    if min(length, height) < 2 * LEAST_GAP_PX or height < (2 * LEAST_LABEL + LEAST_GAP) * length:
         return [polygon]
-    length, height = lines.shape[1], lines.shape[0]
-    shown = _shows_bars(lines)
+    shown = _shows_bars(_lines(gray, polygon, length, height))
     if shown.all():
         return [polygon]
     runs = _runs(shown, max(LEAST_GAP_PX, round(LEAST_GAP * length)))
@@ -84,17 +83,19 @@ def spanned(one: Polygon, other: Polygon) -> Polygon | None:
     return (upper[0], upper[1], lower[2], lower[3])
 
 
-def _lines(gray: Pixels, polygon: Polygon) -> NDArray[np.float32] | None:
-    """The read turned upright, one row a line of pixels; None when it is only a few lines."""
+def _size(polygon: Polygon) -> tuple[int, int]:
+    """Length and height of the read as it is compared, in pixels."""
     length, height = math.dist(polygon[0], polygon[1]), math.dist(polygon[0], polygon[3])
     scale = min(1.0, LONGEST_PX / max(length, 1.0))
-    size = (round(length * scale), round(height * scale))
-    if min(size) < 2 * LEAST_GAP_PX:
-        return None
+    return round(length * scale), round(height * scale)
+
+
+def _lines(gray: Pixels, polygon: Polygon, length: int, height: int) -> NDArray[np.float32]:
+    """The read turned upright, one row a line of pixels."""
     corners = np.array(polygon, np.float32)
-    upright = np.array([(0, 0), (size[0], 0), size, (0, size[1])], np.float32)
+    upright = np.array([(0, 0), (length, 0), (length, height), (0, height)], np.float32)
     turn = cv2.getPerspectiveTransform(corners, upright)
-    turned = cv2.warpPerspective(gray, turn, size, flags=cv2.INTER_AREA)
+    turned = cv2.warpPerspective(gray, turn, (length, height), flags=cv2.INTER_AREA)
     return cv2.blur(turned, (3, 1)).astype(np.float32)
 
 
@@ -104,12 +105,11 @@ def _shows_bars(lines: NDArray[np.float32]) -> NDArray[np.bool_]:
     # Bars are the strongest lines there are; their mean washes noise and digits out.
     ordered = np.sort(strength)
     strong = strength >= 0.6 * ordered[len(ordered) * 9 // 10]
-    bars = np.asarray(cv2.reduce(level[strong], 0, cv2.REDUCE_AVG), np.float32)[0]
-    norm = float(np.sqrt(bars @ bars))
-    likeness = level @ bars / np.maximum(strength * norm, 1e-6)
+    bars = strong.astype(np.float32) @ level
     kept = np.count_nonzero(strong)
     least = 0.25 * float(ordered[-(kept + 1) // 2])
-    return np.asarray((likeness >= SHOWS_BARS) & (strength >= least), np.bool_)
+    likeness = SHOWS_BARS * math.sqrt(bars @ bars) * strength
+    return np.asarray((level @ bars >= likeness) & (strength >= least), np.bool_)
 
 
 def _runs(shown: NDArray[np.bool_], least_gap: int) -> list[tuple[int, int]]:

@@ -49,13 +49,14 @@ def test_every_view_leads_back_to_the_same_place() -> None:
 def test_a_point_of_a_made_view_is_found_again(
     factor: float, degrees: float, x: float, y: float
 ) -> None:
-    view = View(np.zeros((100, 100), np.uint8), np.array([[1.0, 0, 40], [0, 1, 70]]))
+    view = View(np.zeros((100, 100), np.uint8), (1.0, 0.0, 40.0, 0.0, 1.0, 70.0))
 
     made = scan.turned(scan.enlarged(view, factor), degrees)
 
-    back = np.linalg.inv(np.vstack((made.to_picture, (0, 0, 1))))
+    to_picture = np.reshape(made.to_picture, (2, 3))
+    back = np.linalg.inv(np.vstack((to_picture, (0, 0, 1))))
     there = back @ (x + 40, y + 70, 1)
-    assert np.allclose(made.to_picture @ there, (x + 40, y + 70))
+    assert np.allclose(to_picture @ there, (x + 40, y + 70))
     height, width = made.pixels.shape
     assert -2 <= there[0] <= width + 2
     assert -2 <= there[1] <= height + 2
