@@ -412,6 +412,9 @@ class Worker:
             run = _Run(self._queue, lease)
             self._runs[run.key] = run
             jobs.start_soon(self._execute, run)
+        if leases:
+            # They start now, and not behind the next look at the queue.
+            await anyio.lowlevel.checkpoint()
         if len(leases) < free:
             if self._until_empty and await self._is_empty():
                 return False
