@@ -17,6 +17,8 @@ from capturekit.testing.queue_contract import SharedQueueContract
 from tests.contract.queue_model import try_random_histories
 from tests.servers_redis import RedisServer, running_redis
 
+pytestmark = pytest.mark.needs_extra("redis")
+
 KINDS: Final = ("redis", "valkey")
 names: Final = (f"queue {number}" for number in itertools.count())
 """A queue under a fresh one meets nothing of others."""

@@ -1,6 +1,7 @@
 """Background work that survives: jobs, and the backends that keep them.
 
-``capturekit.queue.memory`` and ``capturekit.queue.sql`` are imported when asked for.
+The backends ``capturekit.queue.memory``, ``.sql`` and ``.redis`` are imported when asked for,
+by name or by URL (``capturekit.queue.urls``); ``.broker`` speaks taskiq over any of them.
 """
 
 from capturekit.queue.base import (
