@@ -38,6 +38,7 @@ from capturekit.steps.scan import (
     mirrored,
     read,
     thinned,
+    thirded,
 )
 from capturekit.steps.stacks import Polygon, joined, labels, spanned
 
@@ -301,7 +302,8 @@ class _Search:
         return self._regions.uncovered(mask, (code.polygon for code in self.found), rim)
 
     def _smaller(self, box: Box) -> View:
-        return enlarged(self._halved(box), self._scale / 3)
+        view = self._halved(box)
+        return enlarged(view, 2 / 3) if self._scale == 2 else thirded(view)
 
     def _halved(self, box: Box) -> View:
         gray = self._frame.gray_half if self._scale == 2 else self._gray

@@ -65,6 +65,21 @@ def enlarged(view: View, factor: float) -> View:
     return View(np.asarray(pixels, np.uint8), (a * wide, b * high, c, d * wide, e * high, f))
 
 
+def thirded(view: View) -> View:
+    """The view with a third of the pixels each way, averaged.
+
+    Costs a fifth of ``enlarged``, which weighs each pixel. Up to two pixels at the right and at
+    the bottom are left out.
+    """
+    height, width = view.pixels.shape
+    if min(height, width) < 3:
+        return enlarged(view, 1 / 3)
+    means = cv2.blur(view.pixels, (3, 3))[1 : height // 3 * 3 : 3, 1 : width // 3 * 3 : 3]
+    a, b, c, d, e, f = view.to_picture
+    to_picture = (3 * a, 3 * b, c, 3 * d, 3 * e, f)
+    return View(np.ascontiguousarray(means, np.uint8), to_picture)
+
+
 def thinned(view: View, step: int) -> View:
     """The view with one of ``step`` rows: fewer lines to read, each as sharp."""
     a, b, c, d, e, f = view.to_picture

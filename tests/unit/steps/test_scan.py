@@ -30,6 +30,7 @@ def test_every_view_leads_back_to_the_same_place() -> None:
         "cut": scan.cut(gray, box),
         "enlarged": scan.enlarged(scan.cut(gray, box), 2),
         "shrunk": scan.enlarged(scan.cut(gray, box), 0.6),
+        "a third": scan.thirded(scan.cut(gray, box)),
         "turned": scan.turned(scan.cut(gray, box), 5),
     }
     for name, view in views.items():
