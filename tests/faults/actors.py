@@ -86,7 +86,8 @@ def job_of(name: str, seed: int, index: int) -> Job:
     return Job(
         id=f"{name}-{index}",
         kind=kind,
-        payload={"work_s": round(rng.random() * 0.03, 4)},
+        # Mostly short; some last long enough to be met by what happens meanwhile.
+        payload={"work_s": round(rng.random() * rng.choice([0.03] * 9 + [0.6]), 4)},
         queue=rng.choice(["default", "other"]),
         priority=rng.choice([-1, 0, 0, 1]),
         delay_s=rng.choice([0.0, 0.0, 0.2]) if kind != "unwanted" else 0.3,

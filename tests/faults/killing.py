@@ -6,6 +6,7 @@ plan of kills is carried out; what they hit depends on the machine.
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import anyio
 
 from capturekit.queue.urls import open_queue
-from tests.faults.actors import Point, SubmitterPlan, WorkerPlan
+from tests.faults.actors import LEASE_S, Point, SubmitterPlan, WorkerPlan
 from tests.faults.crew import Crew, Plan, hired
 from tests.faults.effects import Effects, opened
 from tests.faults.inquest import Findings, held
@@ -28,6 +29,10 @@ APPS = 2
 WORKER_POINTS = (Point.CLAIMED, Point.STARTED, Point.EFFECTED, Point.FINISHED)
 APP_POINTS = (Point.INTENDED, Point.SUBMITTED)
 LULL_S = 3.0
+FROZEN = 0.15
+"""The part of workers that is not killed but frozen."""
+FROZEN_S = 1.5 * LEASE_S
+"""For so long or more: its jobs are given to others."""
 AT_A_POINT = 0.25
 """The part of new actors that are told to die at a named point."""
 
@@ -43,7 +48,7 @@ class Figures:
     seconds: float
 
     def __str__(self) -> str:
-        found, total = self.findings, self.kills.total()
+        found, total = self.findings, killed(self.kills)
         kills = ", ".join(f"{count} {what}" for what, count in sorted(self.kills.items()))
         return (
             f"{self.backend}: seed {self.seed}: {total} kills ({kills}), {found.jobs} jobs, "
@@ -51,6 +56,11 @@ class Figures:
             f"{found.fenced} late answers fenced off, {found.again} effects that were there, "
             f"{self.seconds:.0f} s"
         )
+
+
+def killed(kills: Counter[str]) -> int:
+    """How many ended by a kill."""
+    return sum(count for what, count in kills.items() if what not in ("frozen", "could not start"))
 
 
 class Killer:
@@ -68,14 +78,14 @@ class Killer:
         plans: list[Plan] = [WorkerPlan(world.url, folder)] * WORKERS + self.apps
         self._running = {crew.start(plan): plan for plan in plans}
         self.kills: Counter[str] = Counter()
+        self._frozen: dict[int, float] = {}
 
     def kill(self) -> None:
         """One kill, after a while; those who died by themselves meanwhile are replaced."""
         self._await_work()
         time.sleep(self._rng.uniform(0.02, 0.25))
-        for pid in self._crew.gone():
-            self._replace(pid)
-            self.kills["at a point"] += 1
+        self._replace_gone()
+        self._thaw()
         targets = ["worker", "worker", "worker", "app"]
         what = self._rng.choice([*targets, "server"] if self._world.server else targets)
         self.kills[what] += 1
@@ -84,14 +94,37 @@ class Killer:
             return
         kind = WorkerPlan if what == "worker" else SubmitterPlan
         pid = self._rng.choice([pid for pid, plan in self._running.items() if type(plan) is kind])
-        self._crew.kill(pid)
-        self._replace(pid)
+        if what == "worker" and self._rng.random() < FROZEN:
+            self._freeze(pid)
+        else:
+            self._frozen.pop(pid, None)
+            self._crew.kill(pid)
+            self._replace(pid)
+
+    def _freeze(self, pid: int) -> None:
+        self.kills["frozen"] += 1
+        self.kills["worker"] -= 1
+        self._crew.freeze(pid)
+        self._frozen[pid] = time.monotonic() + FROZEN_S
+
+    def _thaw(self, *, is_over: bool = False) -> None:
+        for pid, until in list(self._frozen.items()):
+            if is_over or time.monotonic() > until:
+                del self._frozen[pid]
+                self._crew.thaw(pid)
 
     def _await_work(self) -> None:
         """Until jobs flow again, or for ``LULL_S``: after a kill they may not."""
         before, give_up_at = self._effects.count(), time.monotonic() + LULL_S
         while self._effects.count() == before and time.monotonic() < give_up_at:
             time.sleep(0.01)
+
+    def _replace_gone(self) -> None:
+        for pid in self._crew.gone():
+            # Whoever starts while the server is away may end for that.
+            is_kill = self._crew.stop(pid) == -signal.SIGKILL
+            self.kills["at a point" if is_kill else "could not start"] += 1
+            self._replace(pid)
 
     def _replace(self, pid: int) -> None:
         plan = self._running.pop(pid)
@@ -102,6 +135,8 @@ class Killer:
 
     def end_apps(self) -> None:
         """Let apps end what they are at, and leave workers that mean to live."""
+        self._thaw(is_over=True)
+        self._replace_gone()
         for pid, plan in list(self._running.items()):
             if isinstance(plan, SubmitterPlan):
                 del self._running[pid]
@@ -129,7 +164,7 @@ def kill_for(backend: str, kills: int, seed: int, folder: Path) -> Figures:
     ):
         anyio.run(_prepare, world)
         killer = Killer(world, crew, effects, seed)
-        while killer.kills.total() < kills:
+        while killed(killer.kills) < kills:
             killer.kill()
         killer.end_apps()
         findings = anyio.run(_inquire, world, killer.apps)
