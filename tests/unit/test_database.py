@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -140,6 +141,55 @@ async def test_a_failing_work_on_its_own_is_undone(database: Database) -> None:
     assert await database.read(notes) == []
 
 
+@asynccontextmanager
+async def gathering(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[], object]]:
+    """A write waits for another to join it; gives the transaction that it came to be in.
+
+    Another is given in at the end.
+    """
+    monkeypatch.setattr(sqlite, "GATHERING", 1_000_000)
+    plug = Plug()
+    transactions: list[object] = []
+
+    async def write() -> None:
+        transactions.append(await database.write(lambda connection: connection.get_transaction()))
+
+    with anyio.fail_after(PROMPT_S):
+        async with anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as plugged:
+                plugged.start_soon(database.write, plug)
+                await anyio.to_thread.run_sync(plug.begun.wait)
+                tasks.start_soon(write)
+                await anyio.wait_all_tasks_blocked()
+                plug.pulled.set()
+            monkeypatch.undo()
+            yield lambda: transactions[0] if transactions else None
+            await database.write(note("last"))
+
+
+async def test_who_was_just_told_joins_those_who_waited(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gathering(database, monkeypatch) as waited:
+        mine = await database.write(lambda connection: connection.get_transaction())
+        with anyio.fail_after(PROMPT_S):
+            while waited() is None:
+                await anyio.lowlevel.checkpoint()
+        assert waited() is mine
+
+
+async def test_what_need_not_be_synced_waits_for_no_group(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gathering(database, monkeypatch) as waited:
+        await database.write(note("a"), is_synced=False)
+        assert waited() is None
+    assert waited() is not None
+    assert await database.read(notes) == ["a", "last"]
+
+
 async def test_a_write_given_up_before_its_turn_is_not_done(database: Database) -> None:
     plug = Plug()
     async with anyio.create_task_group() as tasks:
@@ -208,7 +258,7 @@ async def test_the_connection_is_durable_and_checked(
     assert found == value
 
 
-@pytest.mark.parametrize(("is_checkpointing", "pages"), [(True, 1000), (False, 0)])
+@pytest.mark.parametrize(("is_checkpointing", "pages"), [(True, 4000), (False, 0)])
 async def test_only_a_checkpointing_database_moves_the_log(
     path: Path,
     is_checkpointing: bool,  # noqa: FBT001  # pytest passes it by name

@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Final, Generic, TypeVar
 
 import anyio
@@ -28,6 +30,12 @@ BUSY_TIMEOUT_S: Final = 10.0
 
 MAX_GROUP: Final = 128
 """Most writes committed together; bounds what one failing commit takes with it."""
+
+GATHERING: Final = 0.5
+"""Part of the time that the last commit took, for which the next waits to be joined by more."""
+
+CHECKPOINT_PAGES: Final = 4000
+"""Pages of the write-ahead log, 16 MB, after which they are moved to the main file."""
 
 READERS: Final = 4
 
@@ -55,6 +63,30 @@ class _Write(Generic[T]):
             self.future.set_result(self.result)
 
 
+class _Gathering:
+    """How long a group waits for more before it is committed.
+
+    Those who were just told are likely to come again, a moment after others whose writes waited
+    meanwhile; without a pause the two would take turns, with a sync for each.
+    """
+
+    def __init__(self) -> None:
+        self._expected = 0
+        self._until = 0.0
+
+    def committed(self, expected: int, took_s: float) -> None:
+        """A group was committed just now; the next may be of so many."""
+        self._expected = expected
+        self._until = time.monotonic() + GATHERING * took_s
+
+    def wait_s(self, size: int) -> float | None:
+        """Seconds that a group of this size waits for one more; None as long as it takes."""
+        if size == 0:
+            return None
+        left_s = self._until - time.monotonic()
+        return left_s if size < self._expected and left_s > 0 else 0.0
+
+
 class SqliteDatabase:
     """What ``Database`` does, on a file."""
 
@@ -64,6 +96,7 @@ class SqliteDatabase:
         self._writes: queue.SimpleQueue[_Write[object] | None] = queue.SimpleQueue()
         self._readers = anyio.CapacityLimiter(READERS)
         self._is_synced = True
+        self._is_last = False
 
     async def open(self) -> None:
         """Start the writer."""
@@ -92,13 +125,24 @@ class SqliteDatabase:
     def _open(self) -> None:
         self._writer = self._engine(is_writer=True)
         self._reader = self._engine(is_writer=False)
-        with translated(self._writer.dialect), self._writer.connect() as connection:
-            connection.execute(text("SELECT 1 FROM sqlite_master"))
+        with translated(self._writer.dialect):
+            self._connection = self._writer.connect()
+            self._look()
         self._thread = threading.Thread(target=self._write_loop, name="capturekit-writer")
         self._thread.start()
 
+    def _look(self) -> None:
+        """See that it is a database; it is only opened for real when it is read."""
+        try:
+            with self._connection.begin():
+                self._connection.execute(text("SELECT 1 FROM sqlite_master"))
+        except BaseException:
+            self._connection.close()
+            raise
+
     def _close(self) -> None:
         self._thread.join()
+        self._connection.close()
         self._reader.dispose()
         self._writer.dispose()
 
@@ -109,7 +153,7 @@ class SqliteDatabase:
             max_overflow=0,
             connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         )
-        checkpoint_pages = 1000 if is_writer and self._is_checkpointing else 0
+        checkpoint_pages = CHECKPOINT_PAGES if is_writer and self._is_checkpointing else 0
 
         @event.listens_for(engine, "connect")
         def configure(dbapi: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -126,36 +170,60 @@ class SqliteDatabase:
 
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
+            # By the driver: to SQLAlchemy each of these would cost as much as a small job.
+            cursor = connection.connection.cursor()
             if is_writer:
                 level = "FULL" if self._is_synced else "NORMAL"
-                connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
+                cursor.execute(f"PRAGMA synchronous = {level}")
+            cursor.execute("BEGIN IMMEDIATE" if is_writer else "BEGIN")
+            cursor.close()
 
         return engine
 
     def _write_loop(self) -> None:
-        is_last = False
-        while not is_last:
-            first = self._writes.get()
-            group: list[_Write[object]] = []
-            while first is not None:
-                if not first.future.cancelled():
-                    group.append(first)
-                if len(group) == MAX_GROUP or self._writes.empty():
-                    break
-                first = self._writes.get()
-            is_last = first is None
+        gathering = _Gathering()
+        while group := self._gather(gathering):
+            began = time.monotonic()
+            self._commit(group)
+            gathering.committed(len(group) + self._writes.qsize(), time.monotonic() - began)
+            _tell(group)
+
+    def _gather(self, gathering: _Gathering) -> list[_Write[object]]:
+        """Synced writes to commit together; none when the database is closed."""
+        group: list[_Write[object]] = []
+        while not self._is_last and len(group) < MAX_GROUP:
+            wait_s = gathering.wait_s(len(group))
+            try:
+                first = self._writes.get(timeout=wait_s)
+            except queue.Empty:
+                break
             # Those that need no sync are done in a moment, and do not wait for the others.
-            for is_synced in (False, True):
-                if part := [write for write in group if write.is_synced is is_synced]:
-                    self._commit(part)
-                    _tell(part)
+            unsynced: list[_Write[object]] = []
+            for write in self._waiting(first, MAX_GROUP - len(group)):
+                (group if write.is_synced else unsynced).append(write)
+            if unsynced:
+                self._commit(unsynced)
+                _tell(unsynced)
+        return group
+
+    def _waiting(self, first: _Write[object] | None, limit: int) -> Iterator[_Write[object]]:
+        """Up to ``limit`` writes that wait, ``first`` among them, without the cancelled."""
+        write = first
+        for number in count(1):
+            if write is None:
+                self._is_last = True
+                return
+            if not write.future.cancelled():
+                yield write
+            if number == limit or self._writes.empty():
+                return
+            write = self._writes.get()
 
     def _commit(self, group: list[_Write[object]]) -> None:
         self._is_synced = group[0].is_synced
         try:
-            with translated(self._writer.dialect), self._writer.begin() as connection:
-                self._run_group(connection, group)
+            with translated(self._writer.dialect), self._connection.begin():
+                self._run_group(self._connection, group)
         except Exception as error:  # noqa: BLE001  # it is the waiting callers' error
             if len(group) == 1:
                 group[0].error = error
