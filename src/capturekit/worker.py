@@ -274,6 +274,7 @@ class Worker:
         self._started_at = clock()
         self._runs: _Held = {}
         self._inline: _Held = {}
+        self._telling = 0
         self._ordered: int | None = None
         self._until_empty = False
         self._is_stopping = False
@@ -402,7 +403,7 @@ class Worker:
 
     async def _work(self, jobs: TaskGroup) -> bool:
         """Claim what there is room for, then wait for the next reason to look again."""
-        free = self._concurrency - len(self._runs)
+        free = self._free()
         if free <= 0:
             await self._until_stop(self._job_ended.wait)
             return True
@@ -420,6 +421,15 @@ class Worker:
                 return False
             await self._until_stop(partial(self._queue.wait, IDLE_S, queues=self._queues))
         return True
+
+    def _free(self) -> int:
+        """Jobs to take now. While an outcome is told, its slot is free already.
+
+        So the next job is claimed while the disk writes what became of the last. Storage that
+        fails is not given more than twice as many jobs.
+        """
+        held = len(self._runs)
+        return self._concurrency - max(held - self._telling, held - self._concurrency)
 
     async def _is_empty(self) -> bool:
         if self._runs:
@@ -524,7 +534,13 @@ class Worker:
     # Running a job
 
     async def _execute(self, run: _Run) -> None:
-        await self._end(run, await self._attempt(run), self._runs)
+        report = await self._attempt(run)
+        self._telling += 1
+        self._job_ended.give()
+        try:
+            await self._end(run, report, self._runs)
+        finally:
+            self._telling -= 1
 
     async def _end(self, run: _Run, report: _Report, held: _Held) -> None:
         try:

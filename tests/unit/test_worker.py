@@ -374,6 +374,37 @@ async def test_no_more_is_claimed_than_there_is_room_for(queue: Disk) -> None:
     assert (await queue.stats()).depth[JobState.SUCCEEDED] == 5
 
 
+class Telling(MemoryQueue):
+    """A queue that is slow to keep what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = anyio.Event()
+
+    async def finish(self, lease: Lease, result: JsonValue = None) -> None:
+        await self.kept.wait()
+        await super().finish(lease, result)
+
+
+async def test_the_next_job_is_run_while_the_end_of_one_is_told() -> None:
+    queue = Telling()
+    began: list[str] = []
+
+    async def begin(context: JobContext) -> JsonValue:
+        began.append(context.job.id)
+        return None
+
+    await queue.submit(*(a_job(f"{number}") for number in range(5)))
+    async with working(queue, begin, concurrency=2):
+        await until(lambda: len(began) == 4)
+        await anyio.wait_all_tasks_blocked()
+        # Should the queue never keep it, a worker does not take all there is.
+        assert sorted(began) == ["0", "1", "2", "3"]
+        queue.kept.set()
+        await ended(queue, "4")
+    assert (await queue.stats()).depth[JobState.SUCCEEDED] == 5
+
+
 async def test_only_the_named_queues_are_worked_on(queue: Disk) -> None:
     await queue.submit(a_job("other"), Job(id="mine", kind="test", queue="x"))
     gate = Gate()
