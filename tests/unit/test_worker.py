@@ -396,11 +396,13 @@ async def test_the_next_job_is_run_while_the_end_of_one_is_told() -> None:
 
     await queue.submit(*(a_job(f"{number}") for number in range(5)))
     async with working(queue, begin, concurrency=2):
-        await until(lambda: len(began) == 4)
-        await anyio.wait_all_tasks_blocked()
-        # Should the queue never keep it, a worker does not take all there is.
-        assert sorted(began) == ["0", "1", "2", "3"]
-        queue.kept.set()
+        try:
+            await until(lambda: len(began) == 4)
+            await anyio.wait_all_tasks_blocked()
+            # Should the queue never keep it, a worker does not take all there is.
+            assert sorted(began) == ["0", "1", "2", "3"]
+        finally:
+            queue.kept.set()
         await ended(queue, "4")
     assert (await queue.stats()).depth[JobState.SUCCEEDED] == 5
 
