@@ -99,7 +99,7 @@ class Expected:
             return JobState.RUNNING
         return JobState.QUEUED if self.due_at <= now else JobState.SCHEDULED
 
-    def holds(self, unique_key: str, now: float) -> bool:
+    def holds(self, unique_key: str | None, now: float) -> bool:
         is_taken = self.end is None or now < self.queued_at + (self.job.unique_for_s or 0)
         return self.job.unique_key == unique_key and is_taken
 
@@ -124,7 +124,6 @@ class QueueModel(RuleBasedStateMachine):
         super().__init__()
         self.clock = FakeClock()
         self.jobs: dict[str, Expected] = {}
-        self.pruned: dict[str, Expected] = {}
         self.paused: set[str | None] = set()
         self._stack = ExitStack()
         self._portal: BlockingPortal = self._stack.enter_context(start_blocking_portal("asyncio"))
@@ -144,7 +143,6 @@ class QueueModel(RuleBasedStateMachine):
 
     @rule(jobs=st.lists(JOBS, min_size=1, max_size=4))
     def submit(self, jobs: list[Job]) -> None:
-        jobs = [job for job in jobs if not self._is_key_of_pruned(job)]
         before, expected = dict(self.jobs), [self._submitted(job) for job in jobs]
         waiting = len(self.of_state(JobState.QUEUED, JobState.SCHEDULED))
         if waiting > MAX_WAITING and self.jobs != before:
@@ -169,12 +167,6 @@ class QueueModel(RuleBasedStateMachine):
             return None
         holds = (job for job in self.jobs.values() if job.holds(unique_key, self.clock.now))
         return next(holds, None)
-
-    def _is_key_of_pruned(self, job: Job) -> bool:
-        # Whether its key outlives a job that was pruned within the period is left open.
-        key = job.unique_key
-        pruned = self.pruned.values()
-        return key is not None and any(each.holds(key, self.clock.now) for each in pruned)
 
     # Being handed out
 
@@ -308,7 +300,7 @@ class QueueModel(RuleBasedStateMachine):
         if not is_retry:
             outcome = self.do(lambda: self.queue.cancel(job_id))
             assert outcome is self._is_cancelled(job)
-        elif not self._is_key_of_pruned(job.job):
+        else:
             self.do(lambda: self.queue.retry(job_id))
             self._is_retried(job, JobState.FAILED, JobState.CANCELLED)
 
@@ -347,7 +339,7 @@ class QueueModel(RuleBasedStateMachine):
         chosen = [job for job in self.of_state(JobState.FAILED) if queue in (None, job.job.queue)]
         # Which of several with one key comes first is the queue's choice.
         keys = Counter(job.job.unique_key for job in chosen if job.job.unique_key)
-        if max(keys.values(), default=0) > 1 or any(self._is_key_of_pruned(j.job) for j in chosen):
+        if max(keys.values(), default=0) > 1:
             return
         count = self.do(lambda: self.queue.retry_failed(queue=queue))
         assert count == sum(self._is_retried(job, JobState.FAILED) for job in chosen)
@@ -365,14 +357,15 @@ class QueueModel(RuleBasedStateMachine):
         ended = sorted(
             (job for job in self.jobs.values() if job.end), key=lambda job: job.finished_at
         )
-        old = sum(job.finished_at < now - older_than_s for job in ended)
+        free = [job for job in ended if not job.holds(job.job.unique_key, now)]
+        old = sum(job.finished_at < now - older_than_s for job in free)
+        beyond = 0 if keep is None else min(len(ended) - keep, len(free))
         count = self.do(lambda: self.queue.prune(older_than_s=older_than_s, keep=keep))
-        assert count == (old if keep is None else max(old, len(ended) - keep))
+        assert count == max(old, beyond)
         left = {status.id for status in self.do(self.queue.statuses)}
         gone = [self.jobs.pop(job.job.id) for job in ended if job.job.id not in left]
         # Of those that ended at the same time any may go.
-        assert [job.finished_at for job in gone] == [job.finished_at for job in ended[:count]]
-        self.pruned |= {job.job.id: job for job in gone}
+        assert [job.finished_at for job in gone] == [job.finished_at for job in free[:count]]
 
     @rule(seconds=st.sampled_from([0.5, 4.0, 11.0]))
     def time_passes(self, seconds: float) -> None:

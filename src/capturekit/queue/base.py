@@ -288,7 +288,7 @@ class QueueStats(_Value):
     paused: tuple[str, ...]
     """Names of queues that were paused by themselves, sorted."""
     rates: tuple[QueueRate, ...]
-    """Over 1, 5 and 15 minutes; jobs that were pruned since are not counted."""
+    """Over 1, 5 and 15 minutes; jobs that were pruned since are counted, too."""
 
 
 def worker_lost(worker: str, attempt: int) -> JobError:
@@ -502,7 +502,8 @@ class QueueBackend(Protocol):
     async def prune(self, *, older_than_s: float, keep: int | None = None) -> int:
         """Forget jobs that ended longer ago than this, and say how many.
 
-        With ``keep``, also the oldest of those that ended beyond so many.
+        With ``keep``, also the oldest of those that ended beyond so many. A job whose unique
+        key is taken by it still, for ``unique_for_s``, is not forgotten before that is over.
         """
         ...
 

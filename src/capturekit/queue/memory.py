@@ -105,11 +105,26 @@ class _Record:
         )
 
 
+class _Flow:
+    """How many came, or went, in each second of the longest time that is looked back on."""
+
+    def __init__(self) -> None:
+        self._by_second: dict[int, int] = {}
+
+    def add(self, now: float) -> None:
+        self._by_second[int(now)] = self._by_second.get(int(now), 0) + 1
+        while (oldest := next(iter(self._by_second))) < now - max(RATE_WINDOWS_S) - 1:
+            del self._by_second[oldest]
+
+    def since(self, moment: float) -> int:
+        return sum(count for second, count in self._by_second.items() if second > moment - 1)
+
+
 class MemoryQueue:
     """A ``QueueBackend`` that lives and dies with its process.
 
     ``max_waiting`` bounds the jobs that wait; None lifts the bound. So many ended jobs as
-    ``max_ended`` are remembered: beyond that the oldest is forgotten, as if it had been pruned.
+    ``max_ended`` are remembered: beyond that the oldest is forgotten, but for its unique key.
     """
 
     def __init__(
@@ -135,6 +150,7 @@ class MemoryQueue:
         self._ended: dict[int, _Record] = {}
         self._holders: dict[str, _Record] = {}
         self._lapsing: Line[tuple[float, str]] = Line()
+        self._came, self._went = _Flow(), _Flow()
         self._workers: dict[str, WorkerInfo] = {}
         self._asked: dict[str, int] = {}
         self._is_paused = False
@@ -329,12 +345,11 @@ class MemoryQueue:
 
     def _rate(self, window_s: float) -> QueueRate:
         since = self._clock() - window_s
-        records = self._records.values()
-        came = sum(record.queued_at > since for record in records)
-        went = sum((record.finished_at or since) > since for record in records)
         minutes = window_s / 60
         return QueueRate(
-            window_s=window_s, in_per_minute=came / minutes, out_per_minute=went / minutes
+            window_s=window_s,
+            in_per_minute=self._came.since(since) / minutes,
+            out_per_minute=self._went.since(since) / minutes,
         )
 
     async def pause(self, queue: str | None = None) -> None:
@@ -355,13 +370,14 @@ class MemoryQueue:
 
     async def prune(self, *, older_than_s: float, keep: int | None = None) -> int:
         """As ``QueueBackend.prune``."""
-        before = self._clock() - older_than_s
-        ended = sorted(self._ended.values(), key=lambda record: record.finished_at or 0.0)
-        beyond = 0 if keep is None else len(ended) - keep
+        now = self._clock()
+        beyond = 0 if keep is None else len(self._ended) - keep
+        free = (record for record in self._ended.values() if not record.holds_key(now))
+        ended = sorted(free, key=lambda record: record.finished_at or 0.0)
         old = [
             record
             for place, record in enumerate(ended)
-            if place < beyond or (record.finished_at or 0.0) < before
+            if place < beyond or (record.finished_at or 0.0) < now - older_than_s
         ]
         for record in old:
             self._forget(record)
@@ -406,6 +422,7 @@ class MemoryQueue:
             self._batches.setdefault(job.batch, {})[record.seq] = record
         if job.unique_key is not None:
             self._holders[job.unique_key] = record
+        self._came.add(record.queued_at)
         self._put(record, first_state(job))
 
     def _of_batch(self, batch_id: str) -> Iterable[_Record]:
@@ -561,6 +578,7 @@ class MemoryQueue:
 
     def _end(self, record: _Record) -> None:
         record.finished_at = self._clock()
+        self._went.add(record.finished_at)
         self._ended[record.seq] = record
         if len(self._ended) > self._max_ended:
             self._forget(next(iter(self._ended.values())))

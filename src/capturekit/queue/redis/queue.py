@@ -70,9 +70,6 @@ DEADLINE_S: Final = 5.0
 MAX_AT_ONCE: Final = 100_000
 """Jobs in one submission. They keep the server from all else for a second or two."""
 
-PRUNED_AT_ONCE: Final = 1000
-"""Jobs that one script forgets at most, as in ``lua/steer.lua``: some ten milliseconds."""
-
 BUCKET_S: Final = 5.0
 """Rates know when a job came or went to within this, as in ``lua/common.lua``."""
 
@@ -96,8 +93,7 @@ class RedisQueue:
     submitting again is harmless, and what was claimed unheard comes back when its lease runs out.
 
     A claim puts back up to 100 jobs whose leases ran out and makes ready up to 500 that came
-    due; the rest waits for the next claim. A unique key is free once its job is pruned, even
-    within its period.
+    due; the rest waits for the next claim.
 
     Use it in one event loop, as an async context manager.
 
@@ -374,10 +370,10 @@ class RedisQueue:
 
     async def prune(self, *, older_than_s: float, keep: int | None = None) -> int:
         """As ``QueueBackend.prune``."""
-        total, number = 0, PRUNED_AT_ONCE
-        most_kept = b"" if keep is None else b"%d" % keep
-        while number == PRUNED_AT_ONCE:
-            number = await self._run(STEER, "prune", microseconds(older_than_s), most_kept)
+        total, start = 0, 0
+        what = (microseconds(older_than_s), b"" if keep is None else b"%d" % keep)
+        while start >= 0:
+            number, start = await self._run(STEER, "prune", *what, b"%d" % start)
             total += number
         return total
 

@@ -68,6 +68,7 @@ _PRUNE: Final = Statement(
     DELETE FROM job WHERE seq IN (
         SELECT seq FROM job {BY:ix_job_finished_at}
         WHERE finished_at < :before AND finished_at IS NOT NULL
+        AND NOT coalesce(held_key IS NOT NULL AND queued_at + unique_for_s > :now, FALSE)
         ORDER BY finished_at, seq LIMIT :limit {SKIP_LOCKED}
     )
     RETURNING queue, state
@@ -177,13 +178,13 @@ def prune(change: Transaction, older_than_s: float, keep: int | None) -> int:
     """Forget up to ``MAX_PER_WRITE`` jobs that ended, and say how many."""
     # Two who count at once would each forget what is beyond ``keep``.
     lock_names(change.connection, LockKind.PRUNE, ["prune"])
-    before = change.now - older_than_s
-    gone = _PRUNE.rows(change.connection, before=before, limit=MAX_PER_WRITE)
+    connection, now = change.connection, change.now
+    gone = _PRUNE.rows(connection, before=now - older_than_s, now=now, limit=MAX_PER_WRITE)
     if keep is not None and len(gone) < MAX_PER_WRITE:
-        beyond = tally.ended(change.connection) - len(gone) - keep
+        beyond = tally.ended(connection) - len(gone) - keep
         limit = min(beyond, MAX_PER_WRITE - len(gone))
         if limit > 0:
-            gone += _PRUNE.rows(change.connection, before=float("inf"), limit=limit)
+            gone += _PRUNE.rows(connection, before=float("inf"), now=now, limit=limit)
     for queue, state in gone:
         change.change.forgotten(queue, state)
     return len(gone)

@@ -104,15 +104,36 @@ class KeyTests(QueueTests):
         await queue.finish(lease)
         assert await is_taken(queue, "b")
 
-    async def test_a_pruned_job_frees_its_key_after_the_period(
+    async def test_a_job_is_not_pruned_while_it_holds_its_key(
         self, queue: QueueBackend, clock: FakeClock
     ) -> None:
         await queue.finish(await start(queue, a_job("a", unique_key="k", unique_for_s=60)))
+        for job_id in "bc":
+            await queue.finish(await start(queue, a_job(job_id)))
         clock.advance(1)
-        await queue.prune(older_than_s=0)
+        assert await queue.prune(older_than_s=1e6, keep=2) == 1
+        assert await queue.prune(older_than_s=0, keep=0) == 1
+        assert [status.id for status in await queue.statuses()] == ["a"]
+        (answer,) = await queue.submit(a_job("d", unique_key="k"))
+        assert (answer.id, answer.is_new, answer.state) == ("a", False, JobState.SUCCEEDED)
         clock.advance(60)
-        assert await is_taken(queue, "b")
-        assert not await is_taken(queue, "c")
+        assert await queue.prune(older_than_s=0) == 1
+        assert await is_taken(queue, "e")
+        assert not await is_taken(queue, "f")
+
+    async def test_many_that_hold_their_keys_do_not_hide_what_can_be_pruned(
+        self, queue: QueueBackend, clock: FakeClock
+    ) -> None:
+        many = [
+            a_job(f"{number}", batch="x", unique_key=f"{number}", unique_for_s=60)
+            for number in range(1500)
+        ]
+        await queue.submit(*many, a_job("free", batch="x"))
+        await queue.cancel_batch("x")
+        clock.advance(1)
+        assert await queue.prune(older_than_s=0) == 1
+        clock.advance(60)
+        assert await queue.prune(older_than_s=0) == len(many)
 
     async def test_of_equal_keys_in_one_submission_the_first_is_taken(
         self, queue: QueueBackend

@@ -158,6 +158,15 @@ class SteeringTests(QueueTests):
         assert (rates[300].in_per_minute, rates[300].out_per_minute) == (1 / 5, 1 / 5)
         assert (rates[900].in_per_minute, rates[900].out_per_minute) == (2 / 15, 1 / 15)
 
+    async def test_rates_count_what_was_pruned_since(
+        self, queue: QueueBackend, clock: FakeClock
+    ) -> None:
+        await queue.finish(await start(queue, a_job("a")))
+        clock.advance(1)
+        assert await queue.prune(older_than_s=0) == 1
+        rate = (await queue.stats()).rates[0]
+        assert (rate.in_per_minute, rate.out_per_minute) == (1, 1)
+
     async def test_the_oldest_age_is_of_what_could_run_now(
         self, queue: QueueBackend, clock: FakeClock
     ) -> None:

@@ -7,8 +7,8 @@
 --                                  KIND is queue or batch; QUEUE is empty, or `=` and a name
 --   queues                         names of queues that have jobs
 --   pause NAME, resume NAME        NAME as in `paused`; '*' resumes all
---   prune US KEEP                  how many that ended longer ago, or beyond KEEP if given; to be
---                                  repeated while it is MOST
+--   prune US KEEP START            how many that ended longer ago, or beyond KEEP if given, among
+--                                  MOST from place START on; and the next START, -1 at the end
 --   resize WORKER NUMBER US        `1`; 0 when the worker is not listed
 --   forget WORKER
 --   progress ID ATTEMPT START FRACTION
@@ -47,6 +47,12 @@ local function forget(id, queues)
   free_unique(job)
   call('DEL', base .. 'job:' .. id)
   queues[job.queue] = true
+end
+
+-- Its unique key is taken though it ended.
+local function holds_for_a_while(id)
+  local job = read(id)
+  return job and job.unique and job.unique_for > 0 and holds(job)
 end
 
 local function forget_empty(queues)
@@ -129,18 +135,26 @@ function acts.resume()
 end
 
 function acts.prune()
-  local ended, keep = base .. 'ended', tonumber(ARGV[4])
-  local before = '(' .. format('%.0f', now - name)
-  local old = call('ZCOUNT', ended, '-inf', before)
-  if keep then old = math.max(old, call('ZCARD', ended) - keep) end
-  old = math.min(old, MOST)
-  local queues = {}
-  if old > 0 then
-    for _, id in ipairs(call('ZRANGE', ended, 0, old - 1)) do forget(id, queues) end
+  local ended, keep, start = base .. 'ended', tonumber(ARGV[4]), tonumber(ARGV[5])
+  local old = call('ZCOUNT', ended, '-inf', '(' .. format('%.0f', now - name))
+  local beyond = keep and call('ZCARD', ended) - keep or 0
+  local ids, queues, gone, kept = call('ZRANGE', ended, start, start + MOST - 1), {}, 0, 0
+  local is_over = #ids < MOST
+  for place, id in ipairs(ids) do
+    if start + place > old and gone >= beyond then
+      is_over = true
+      break
+    end
+    if holds_for_a_while(id) then
+      kept = kept + 1
+    else
+      forget(id, queues)
+      gone = gone + 1
+    end
   end
   forget_empty(queues)
   trim_flow()
-  return old
+  return {gone, is_over and -1 or start + kept}
 end
 
 function acts.resize()
