@@ -53,6 +53,58 @@ def a_job(job_id: str = "a", *, max_attempts: int = 3, **more: object) -> Job:
     return Job.model_validate({"id": job_id, "kind": "test", "retry": retry, **more})
 
 
+# What others wrote
+
+
+SPOILED = {
+    "state": "odd",
+    "payload": "[" * 100_000,
+    "result": "{",
+    "error": "{}",
+    "attempts": "odd\n",
+    "progress": 7,
+    "priority": "odd",
+    "queued_at": "odd",
+    "due_at": "odd",
+    "max_attempts": 0,
+    "version": "odd",
+}
+
+
+@pytest.mark.parametrize("column", SPOILED)
+@pytest.mark.parametrize("delay_s", [0.0, 60.0])
+async def test_no_spoiled_row_hides_a_job_or_others(
+    database: Database, queue: SqlQueue, clock: FakeClock, column: str, delay_s: float
+) -> None:
+    await queue.submit(a_job("bad", batch="x", delay_s=delay_s), a_job("good", batch="x"))
+    spoil = text(f"UPDATE job SET {column} = :value WHERE id = 'bad'")  # noqa: S608
+    await database.write(lambda c: c.execute(spoil, {"value": SPOILED[column]}))
+    assert (await queue.status("bad")).id == "bad"
+    assert [status.id for status in await queue.statuses()] == ["good", "bad"]
+    assert (await queue.batch("x")).total == 2
+    assert not (await queue.submit(a_job("bad")))[0].is_new
+    assert (await queue.stats()).depth[JobState.FAILED] == 0
+    clock.advance(60)
+    leases = await queue.claim("w", limit=2, queues=["default", "other"])
+    assert "good" in [lease.job.id for lease in leases]
+    assert (await queue.status("bad")).id == "bad"
+    await queue.wait(0)
+    await queue.retry_failed()
+    await queue.prune(older_than_s=0)
+
+
+async def test_a_spoiled_row_of_a_dead_worker_ends_no_claim(
+    database: Database, queue: SqlQueue, clock: FakeClock
+) -> None:
+    await queue.submit(a_job("bad"))
+    await queue.claim("w")
+    await database.write(lambda c: c.execute(text("UPDATE job SET max_attempts = 0")))
+    clock.advance(60)
+    await queue.submit(a_job("good"))
+    assert [lease.job.id for lease in await queue.claim("w")] == ["good"]
+    assert (await queue.status("bad")).state is JobState.SCHEDULED
+
+
 # With others
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from capturekit.queue.base import JobState, Lease, unreadable
 from capturekit.queue.sql.ending import lose
-from capturekit.queue.sql.rows import COLUMNS, JobRow, as_lease
+from capturekit.queue.sql.rows import COLUMNS, UNREADABLE, JobRow, as_lease, number
 from capturekit.queue.sql.statement import Statement, several
 from capturekit.queue.sql.tables import ALL_QUEUES
 from capturekit.queue.sql.transaction import Transaction
@@ -26,7 +26,10 @@ priorities of the rest count from the next claim on.
 _PROBE: Final = Statement(
     """
     SELECT (SELECT min(lease_until) FROM job WHERE lease_until IS NOT NULL),
-        (SELECT min(due_at) FROM job {BY:ix_job_scheduled} WHERE state = 'scheduled'),
+        (
+            SELECT min(due_at) FROM job {BY:ix_job_scheduled}
+            WHERE state = 'scheduled' AND due_at < 1e300
+        ),
         EXISTS (SELECT 1 FROM queue_control WHERE is_paused)
     """
 )
@@ -65,7 +68,7 @@ _PROMOTE: Final = Statement(
 )
 _BEST_OF_QUEUE: Final = Statement(
     """
-    SELECT -priority, due_at, seq FROM job {BY:ix_job_ready_queue}
+    SELECT -priority, due_at + 0, seq FROM job {BY:ix_job_ready_queue}
     WHERE state = 'queued' AND queue = :queue
     ORDER BY priority DESC, due_at, seq LIMIT :limit {SKIP_LOCKED}
     """
@@ -222,7 +225,11 @@ def _take_best(
         best = [seq for _, _, seq in islice(heapq.merge(*parts), limit)]
         rows = _TAKE_THESE.rows(connection, seqs=several(connection, best), **held) if best else []
     taken = [JobRow._make(row) for row in rows]
-    return sorted(taken, key=lambda row: (-row.priority, row.due_at, row.seq))
+    return sorted(taken, key=_turn)
+
+
+def _turn(row: JobRow) -> tuple[float, float, int]:
+    return -number(row.priority), number(row.due_at), row.seq
 
 
 def _keep(change: Transaction, rows: Sequence[JobRow]) -> list[Lease]:
@@ -235,7 +242,7 @@ def _keep(change: Transaction, rows: Sequence[JobRow]) -> list[Lease]:
             continue
         try:
             leases.append(as_lease(row))
-        except (ValueError, TypeError) as error:
+        except UNREADABLE as error:
             _set_aside(change, row, str(error))
         else:
             change.change.moved(row.queue, JobState.QUEUED, JobState.RUNNING)

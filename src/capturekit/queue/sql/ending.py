@@ -7,10 +7,11 @@ from capturekit.queue.base import (
     JobError,
     JobState,
     Lease,
+    RetryPolicy,
     state_after_failure,
     worker_lost,
 )
-from capturekit.queue.sql.rows import JobRow, line, line_of, policy, stored_state
+from capturekit.queue.sql.rows import UNREADABLE, JobRow, line, line_of, policy, stored_state
 from capturekit.queue.sql.statement import Row, Statement
 from capturekit.queue.sql.transaction import Transaction
 
@@ -107,7 +108,7 @@ def release(change: Transaction, lease: Lease, delay_s: float) -> None:
 
 def lose(change: Transaction, row: JobRow, *, is_forgiven: bool = False) -> None:
     """The worker of a running job died. The row is locked by this transaction."""
-    error, retry, tries = worker_lost(row.worker or "", row.attempt), policy(row), row.tries
+    error, retry, tries = worker_lost(row.worker or "", row.attempt), _policy(row), row.tries
     if is_forgiven:
         # A short pause all the same: should it be the job's doing, others go first.
         tries, delay_s = tries - 1, retry.delay_s(1, change.uniform)
@@ -119,6 +120,14 @@ def lose(change: Transaction, row: JobRow, *, is_forgiven: bool = False) -> None
     values |= {"id": row.id, "attempt": row.attempt, "line": line_of(row, change.now, error)}
     for (state,) in _FAIL.rows(change.connection, **values):
         change.moved(row.queue, row.concurrency_key, JobState.RUNNING, state)
+
+
+def _policy(row: JobRow) -> RetryPolicy:
+    # It was read when the job was taken; should it be spoiled now, no claim may fail of it.
+    try:
+        return policy(row)
+    except UNREADABLE:
+        return RetryPolicy()
 
 
 def _of(change: Transaction, lease: Lease, **more: object) -> dict[str, object]:

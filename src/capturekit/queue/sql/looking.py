@@ -31,9 +31,12 @@ _BATCH: Final = Statement(
 _OLDEST: Final = Statement(
     """
     SELECT (
-        SELECT min(due_at) FROM job {BY:ix_job_waiting} WHERE state IN ('queued', 'blocked')
-    ),
-        (SELECT min(due_at) FROM job {BY:ix_job_scheduled} WHERE state = 'scheduled')
+        SELECT min(due_at) FROM job {BY:ix_job_waiting}
+        WHERE state IN ('queued', 'blocked') AND due_at < 1e300
+    ), (
+        SELECT min(due_at) FROM job {BY:ix_job_scheduled}
+        WHERE state = 'scheduled' AND due_at < 1e300
+    )
     """
 )
 _DUE: Final = Statement(

@@ -1,6 +1,7 @@
 """Rows of the job table as the values that callers know, and back."""
 
 import json
+import math
 from typing import Final, NamedTuple
 
 from pydantic import JsonValue
@@ -15,8 +16,12 @@ from capturekit.queue.base import (
     Lease,
     RetryPolicy,
     first_state,
+    unreadable,
 )
 from capturekit.queue.sql.statement import Row
+
+UNREADABLE: Final = (ValueError, TypeError, RecursionError)
+"""What reading a row may raise that somebody else wrote; the last for JSON that is too deep."""
 
 BLOCKED: Final = "blocked"
 """The stored state of a queued job whose concurrency key has no turn left for it."""
@@ -59,6 +64,8 @@ class JobRow(NamedTuple):
 
 
 COLUMNS: Final = ", ".join(JobRow._fields)
+
+_STATES: Final = frozenset(JobState)
 
 NEW_COLUMNS: Final = (
     *("id", "kind", "queue", "batch", "payload", "priority", "delay_s", "timeout_s"),
@@ -109,14 +116,14 @@ def _line(number: int, worker: str, started_at: float, now: float, error: JobErr
 
 
 def policy(row: JobRow) -> RetryPolicy:
-    """How often the job is tried."""
+    """How often the job is tried. Raises one of ``UNREADABLE``."""
     return RetryPolicy(
         max_attempts=row.max_attempts, base_s=row.backoff_base_s, cap_s=row.backoff_cap_s
     )
 
 
 def as_lease(row: JobRow) -> Lease:
-    """The lease of a job that was just taken. Raises ValueError when it cannot be read."""
+    """The lease of a job that was just taken. Raises one of ``UNREADABLE``."""
     if row.version != JOB_VERSION:
         raise ValueError(f"it is of version {row.version}, and this one knows {JOB_VERSION}")
     job = Job(
@@ -138,14 +145,40 @@ def as_lease(row: JobRow) -> Lease:
     return Lease(job, row.attempt, worker, until, started_at, row.tries)
 
 
+def number(value: object, default: float = 0.0) -> float:
+    """The number in a column of numbers, in which SQLite keeps any text that it is given."""
+    return value if isinstance(value, (int, float)) else default
+
+
 def state_of(stored: str, due_at: float, now: float) -> JobState:
-    """The state that callers see: scheduled jobs come due by themselves."""
-    is_due = stored == JobState.SCHEDULED and due_at <= now
-    return JobState.QUEUED if is_due or stored == BLOCKED else JobState(stored)
+    """The state that callers see: scheduled jobs come due by themselves.
+
+    One that is unknown is over: nobody will ever be handed the job.
+    """
+    is_due = stored == JobState.SCHEDULED and number(due_at, math.inf) <= now
+    if is_due or stored == BLOCKED:
+        return JobState.QUEUED
+    return JobState(stored) if stored in _STATES else JobState.FAILED
 
 
 def as_status(row: JobRow, now: float) -> JobStatus:
-    """All that is known about the job."""
+    """All that is known about the job; what cannot be read is left out, and said as its error."""
+    try:
+        return _as_status(row, now)
+    except UNREADABLE as error:
+        return JobStatus(
+            id=str(row.id),
+            kind=str(row.kind),
+            queue=str(row.queue),
+            state=state_of(row.state, row.due_at, now),
+            priority=int(number(row.priority)),
+            payload=_payload(row.payload),
+            queued_at=number(row.queued_at),
+            error=unreadable(str(error), row.payload),
+        )
+
+
+def _as_status(row: JobRow, now: float) -> JobStatus:
     state, attempts = state_of(row.state, row.due_at, now), _attempts(row)
     return JobStatus(
         id=row.id,
@@ -179,6 +212,6 @@ def _payload(text: str) -> dict[str, JsonValue]:
     """The payload; nothing of one that cannot be read, which is told by the job's error."""
     try:
         payload = json.loads(text)
-    except ValueError:
+    except UNREADABLE:
         return {}
     return payload if isinstance(payload, dict) else {}
