@@ -22,7 +22,7 @@ from pydantic import JsonValue
 from capturekit.errors import Permanent, RateLimited, Retryable, StorageError
 from capturekit.queue.base import Job, Lease, QueueBackend, RetryPolicy
 from capturekit.queue.urls import open_queue
-from capturekit.worker import Handler, JobContext, Worker
+from capturekit.worker import GRACE_S, Handler, JobContext, Worker
 from tests.faults.effects import Effects, opened
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ class WorkerPlan:
     folder: str
     concurrency: int = 4
     lease_s: float = LEASE_S
+    grace_s: float = GRACE_S
     die_at: str = ""
     """A ``Point``; it dies there at the first chance."""
     steps: tuple[tuple[float, float], ...] = ()
@@ -112,6 +113,7 @@ async def work(plan: WorkerPlan) -> None:
                 _Deeds(effects, plan.die_at).handlers(),
                 concurrency=plan.concurrency,
                 lease_s=plan.lease_s,
+                grace_s=plan.grace_s,
                 clock=clock,
             )
             async with anyio.create_task_group() as tasks:
