@@ -28,7 +28,7 @@ _PROBE: Final = Statement(
     SELECT (SELECT min(lease_until) FROM job WHERE lease_until IS NOT NULL),
         (
             SELECT min(due_at) FROM job {BY:ix_job_scheduled}
-            WHERE state = 'scheduled' AND due_at < 1e300
+            WHERE state = 'scheduled' {IF_NUMBER:due_at}
         ),
         EXISTS (SELECT 1 FROM queue_control WHERE is_paused)
     """

@@ -32,10 +32,10 @@ _OLDEST: Final = Statement(
     """
     SELECT (
         SELECT min(due_at) FROM job {BY:ix_job_waiting}
-        WHERE state IN ('queued', 'blocked') AND due_at < 1e300
+        WHERE state IN ('queued', 'blocked') {IF_NUMBER:due_at}
     ), (
         SELECT min(due_at) FROM job {BY:ix_job_scheduled}
-        WHERE state = 'scheduled' AND due_at < 1e300
+        WHERE state = 'scheduled' {IF_NUMBER:due_at}
     )
     """
 )

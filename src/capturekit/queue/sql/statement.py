@@ -21,6 +21,8 @@ WORDS: Final = {
         "FOR_UPDATE": "",
         # Without statistics its planner prefers whatever index has the most columns.
         "BY": "INDEXED BY {0}",
+        # A column of numbers keeps any text that it is given, and text is more than all numbers.
+        "IF_NUMBER": "AND {0} < 1e300",
         "AMONG": "IN (SELECT value FROM json_each(:{0}))",
         "PAIRS": "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')"
         " FROM json_each(:{0})",
@@ -29,6 +31,7 @@ WORDS: Final = {
         "SKIP_LOCKED": "FOR UPDATE SKIP LOCKED",
         "FOR_UPDATE": "FOR UPDATE",
         "BY": "",
+        "IF_NUMBER": "",
         "AMONG": "= ANY(:{0})",
         "PAIRS": "SELECT value ->> 0, CAST(value ->> 1 AS integer)"
         " FROM json_array_elements(CAST(:{0} AS json)) AS value",
