@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import chain
 from typing import Final
 
 from capturekit.errors import QueueFull
@@ -36,8 +37,16 @@ _TAKE_BACK: Final = Statement("DELETE FROM job WHERE id {AMONG:ids}")
 
 
 @cache
+def _names(count: int) -> tuple[str, ...]:
+    """Of the values of so many rows of ``NEW_COLUMNS``."""
+    return tuple(f"{name}{number}" for number in range(count) for name in NEW_COLUMNS)
+
+
+@cache
 def _insert(count: int) -> Statement:
-    rows = (", ".join(f":{name}{number}" for name in NEW_COLUMNS) for number in range(count))
+    width = len(NEW_COLUMNS)
+    names = [f":{name}" for name in _names(count)]
+    rows = (", ".join(names[start : start + width]) for start in range(0, len(names), width))
     return Statement(
         # Only names of columns and of values are put into the text.
         f"INSERT INTO job ({', '.join(NEW_COLUMNS)}) VALUES ({'), ('.join(rows)})"  # noqa: S608
@@ -119,11 +128,9 @@ def _insert_all(change: Transaction, jobs: Sequence[Job]) -> Iterator[str]:
     start = 0
     for size in AT_ONCE:
         while start + size <= len(jobs):
-            values: dict[str, object] = {}
-            for number, job in enumerate(jobs[start : start + size]):
-                row = new_row(job, change.now)
-                values.update(zip((f"{name}{number}" for name in NEW_COLUMNS), row, strict=True))
-            for (job_id,) in _insert(size).rows(change.connection, **values):
+            rows = (new_row(job, change.now) for job in jobs[start : start + size])
+            values = zip(_names(size), chain.from_iterable(rows), strict=True)
+            for (job_id,) in _insert(size).rows(change.connection, **dict(values)):
                 yield job_id
             start += size
 

@@ -5,7 +5,7 @@ Postgres one row of counts would be a lock that all workers want. Now and then t
 folded into fewer.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import Final
 
 from sqlalchemy import Connection
@@ -23,7 +23,15 @@ FOLD_EVERY: Final = 500
 FOLD_MOST: Final = 5000
 """Rows folded at once, for the case that many processes were killed before they folded."""
 
-_COUNTS: Final = (*JobState, "came", "went")
+_COUNTS: Final = (*(state.value for state in JobState), "came", "went")
+_CAME: Final = len(JobState)
+_WENT: Final = _CAME + 1
+_FINAL: Final = frozenset(state.value for state in JobState if state.is_final)
+_PLACES: Final = {name: place for place, name in enumerate(_COUNTS[:_CAME])} | {
+    BLOCKED: _COUNTS.index(JobState.QUEUED)
+}
+"""Of stored states among the counts: who waits for a turn is queued."""
+
 _COLUMNS: Final = ", ".join(("queue", "at", *_COUNTS))
 _SUMS: Final = ", ".join(f"sum({name})" for name in _COUNTS)
 _VALUES: Final = ", ".join(f":{name}" for name in ("queue", "at", *_COUNTS))
@@ -49,25 +57,26 @@ class Change:
     """What one transaction changed in the numbers of jobs."""
 
     def __init__(self) -> None:
-        self.by_queue: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.by_queue: defaultdict[str, list[int]] = defaultdict(_nothing)
+        """In the order of ``_COUNTS``. Lists, because this is done for each step of each job."""
 
-    def came(self, queue: str, state: str, count: int = 1) -> None:
-        """Jobs were submitted."""
+    def came(self, queue: str, state: str) -> None:
+        """A job was submitted."""
         counts = self.by_queue[queue]
-        counts["came"] += count
-        counts[_seen(state)] += count
+        counts[_CAME] += 1
+        counts[_PLACES[state]] += 1
 
-    def moved(self, queue: str, old: str, new: str, count: int = 1) -> None:
-        """Jobs went from one stored state to another."""
-        counts, state = self.by_queue[queue], _seen(new)
-        counts[_seen(old)] -= count
-        counts[state] += count
-        if state.is_final:
-            counts["went"] += count
+    def moved(self, queue: str, old: str, new: str) -> None:
+        """A job went from one stored state to another."""
+        counts = self.by_queue[queue]
+        counts[_PLACES[old]] -= 1
+        counts[_PLACES[new]] += 1
+        if new in _FINAL:
+            counts[_WENT] += 1
 
     def forgotten(self, queue: str, state: str) -> None:
         """A job was pruned."""
-        self.by_queue[queue][_seen(state)] -= 1
+        self.by_queue[queue][_PLACES[state]] -= 1
 
 
 class Tally:
@@ -89,26 +98,25 @@ class Tally:
         """Replace rows by their sums: one of each queue, and one for each time of its rates."""
         self._appended = 0
         oldest = now - max(RATE_WINDOWS_S) - BUCKET_S
-        sums: defaultdict[tuple[str, float], Counter[str]] = defaultdict(Counter)
+        sums: defaultdict[tuple[str, float], list[int]] = defaultdict(_nothing)
         for queue, at, *counts in _TAKE_OUT.rows(connection, limit=FOLD_MOST):
-            changed = dict(zip(_COUNTS, counts, strict=True))
-            lately = {name: changed.pop(name) for name in ("came", "went")}
-            sums[queue, 0.0].update(changed)
+            total, lately = sums[queue, 0.0], sums[queue, at]
+            for place in range(_CAME):
+                total[place] += counts[place]
             if at > oldest:
-                sums[queue, at].update(lately)
+                lately[_CAME] += counts[_CAME]
+                lately[_WENT] += counts[_WENT]
         for (queue, at), total in sums.items():
-            if any(total.values()):
+            if any(total):
                 _append(connection, queue, at, total)
 
 
-def _append(connection: Connection, queue: str, at: float, counts: Counter[str]) -> None:
-    values = {name: counts[name] for name in _COUNTS}
-    _APPEND.count(connection, queue=queue, at=at, **values)
+def _append(connection: Connection, queue: str, at: float, counts: list[int]) -> None:
+    _APPEND.count(connection, queue=queue, at=at, **dict(zip(_COUNTS, counts, strict=True)))
 
 
-def _seen(state: str) -> JobState:
-    """The state that is told for a stored one."""
-    return JobState.QUEUED if state == BLOCKED else JobState(state)
+def _nothing() -> list[int]:
+    return [0] * len(_COUNTS)
 
 
 def depth_by_queue(connection: Connection) -> dict[str, dict[JobState, int]]:
