@@ -448,6 +448,8 @@ SCRIPT = """
 
     async def main():
         async with ProcessExecutor(1) as executor:
+            # Which gives another name to what is __main__ by then.
+            await executor.run(exec, "import multiprocessing")
             print(await executor.run(area, Sides(6, 7)))
 
     if __name__ == "__main__":

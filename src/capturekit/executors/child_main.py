@@ -160,9 +160,10 @@ def _unpacked(request: bytearray) -> tuple[Callable[..., object], tuple[object, 
 
 def _load(script: Script) -> None:
     """Have ``__main__`` be what it is in the parent, as ``multiprocessing`` does."""
-    if "__mp_main__" in sys.modules:
-        return
     name = "__mp_main__"
+    # Under this name multiprocessing, when it is imported, enters what __main__ was before.
+    if sys.modules["__main__"].__name__ == name:
+        return
     if script.module is not None:
         content = runpy.run_module(script.module, run_name=name, alter_sys=True)
     else:

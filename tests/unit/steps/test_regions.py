@@ -112,7 +112,8 @@ def test_stripes_are_bars_without_what_is_around() -> None:
     boxes = looked.stripes(looked.upright, lie=False)
     [bounds] = looked.bounds(looked.upright)
     assert any(covers(box, CODE) for box in boxes)
-    assert sum(map(regions.area, boxes)) < 0.5 * regions.area(bounds)
+    # The letters differ between versions of OpenCV.
+    assert sum(map(regions.area, boxes)) < 0.6 * regions.area(bounds)
 
 
 def test_bars_that_lie_are_stripes_that_lie() -> None:
