@@ -22,7 +22,8 @@ from sqlalchemy import Connection
 from capturekit.database import Database
 from capturekit.frame import Observation
 from capturekit.store import NewCapture, RunRecord, Store, migrations, runs
-from capturekit.store.fold import Cause, Key, refold
+from capturekit.store.changes import Cause, Key
+from capturekit.store.fold import refold
 from capturekit.store.schema import capture, live_count, live_scope, movement, observation, run
 
 SIZES: Final = (10, 1_000, 10_000)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from capturekit.database import Database
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
+from capturekit.store.changes import StockChange
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
-from capturekit.store.fold import StockChange
 from capturekit.store.inventory import Inventory
 from capturekit.store.items import Item
 from capturekit.store.locations import Location

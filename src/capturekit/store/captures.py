@@ -28,8 +28,8 @@ from sqlalchemy import (
 from capturekit.database import Database
 from capturekit.errors import LeaseLost, NotAuthorized, Unknown
 from capturekit.store import devices, runs
+from capturekit.store.changes import Cause, StockChange
 from capturekit.store.devices import Principal, PrincipalKind
-from capturekit.store.fold import Cause, StockChange
 from capturekit.store.page import Page
 from capturekit.store.runs import Run, RunRecord
 from capturekit.store.schema import capture, device
@@ -99,6 +99,8 @@ class Capture:
     error: dict[str, JsonValue] | None
     """Why it failed: at least ``type`` and ``message``."""
     thumbnail_sha256: str | None
+    picture_removed_at: float | None = None
+    """When retention removed its pictures; what was seen on them stays."""
 
 
 Enqueue: TypeAlias = Callable[[Connection, Capture], None]

@@ -30,8 +30,9 @@ from sqlalchemy import (
     update,
 )
 
+from capturekit.store import outbox
+from capturekit.store.changes import Cause, Key, StockChange
 from capturekit.store.schema import (
-    ADJUSTED,
     BY_HAND,
     capture,
     insert_new,
@@ -53,42 +54,6 @@ BEFORE_ALL: Final = -1e300
 
 Ids: TypeAlias = Collection[str] | Select[str]
 """Ids given one by one, or as the query that finds them."""
-
-
-class Key(NamedTuple):
-    """What stock is kept for."""
-
-    item_id: str
-    location_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Why stock was folded anew; every move names it."""
-
-    kind: str
-    """``run``, ``choice``, ``verdict``, ``movement``, ``void`` or ``code``."""
-    id: str
-    at: float
-    elsewhere: str = ADJUSTED
-    """The virtual location that gives or takes what no real one does."""
-    is_transfer: bool = False
-    """True when what one real location loses is what another gains."""
-
-
-@dataclass(frozen=True, slots=True)
-class StockChange:
-    """What a refold did to the quantity of one key."""
-
-    item_id: str
-    location_id: str
-    before: int
-    after: int
-
-    @property
-    def delta(self) -> int:
-        """Units gained, or lost when negative."""
-        return self.after - self.before
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +172,7 @@ def refold(connection: Connection, keys: Iterable[Key], cause: Cause) -> list[St
     for start in range(0, len(ordered), KEYS_AT_ONCE):
         changes += _refold_some(connection, ordered[start : start + KEYS_AT_ONCE])
     _record(connection, changes, cause)
+    outbox.tell_changes(connection, changes, cause)
     return changes
 
 

@@ -5,8 +5,8 @@ from functools import partial
 
 from capturekit.database import Database
 from capturekit.store import counts, items, locations, movements, review, runs, stock
+from capturekit.store.changes import StockChange
 from capturekit.store.counts import Counts
-from capturekit.store.fold import StockChange
 from capturekit.store.items import Item, Meaning
 from capturekit.store.locations import Location
 from capturekit.store.movements import Movement, NewMovement

@@ -11,14 +11,8 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, or_, select, union, update
 
 from capturekit.errors import Unknown
-from capturekit.store.fold import (
-    Cause,
-    Key,
-    StockChange,
-    index_captures,
-    index_movements,
-    refold,
-)
+from capturekit.store.changes import Cause, Key, StockChange
+from capturekit.store.fold import index_captures, index_movements, refold
 from capturekit.store.schema import (
     MAX_CODE_QUANTITY,
     insert_new,

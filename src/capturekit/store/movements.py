@@ -12,7 +12,8 @@ from sqlalchemy import Connection, select, update
 
 from capturekit.errors import Conflict, Unknown
 from capturekit.store import items, locations
-from capturekit.store.fold import Cause, Key, StockChange, index_movements, refold
+from capturekit.store.changes import Cause, Key, StockChange
+from capturekit.store.fold import index_movements, refold
 from capturekit.store.schema import ADJUSTED, CONSUMED, LOST, MAX_QUANTITY, SUPPLIER, movement
 
 MAX_AHEAD_S: Final = 300.0

@@ -6,7 +6,8 @@ from pydantic import JsonValue
 from sqlalchemy import Connection, Select, delete, select
 
 from capturekit.errors import Unknown
-from capturekit.store.fold import Cause, Key, StockChange, index_captures, refold
+from capturekit.store.changes import Cause, Key, StockChange
+from capturekit.store.fold import index_captures, refold
 from capturekit.store.page import Page, from_cursor, to_cursor
 from capturekit.store.schema import capture, item, observation, run, verdict
 

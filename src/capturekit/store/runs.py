@@ -11,7 +11,8 @@ from sqlalchemy import Connection, or_, select, update
 from capturekit.errors import Unknown
 from capturekit.frame import Observation
 from capturekit.store import items, locations
-from capturekit.store.fold import Cause, StockChange, index_captures, keys_of_runs, refold
+from capturekit.store.changes import Cause, StockChange
+from capturekit.store.fold import index_captures, keys_of_runs, refold
 from capturekit.store.schema import (
     MAX_QUANTITY,
     capture,

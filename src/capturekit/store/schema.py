@@ -3,6 +3,9 @@
 Facts (capture, run, observation, verdict, movement) are never changed by the ledger; live_count,
 live_scope and stock are projections of them; move is append-only. Quantities are integers
 in the item's base unit, times are seconds since 1970, UTC.
+
+On Postgres every text is compared byte by byte (collation C), as SQLite does: which of two
+counts wins must not depend on the language of a server.
 """
 
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -54,21 +58,25 @@ metadata = MetaData(
     }
 )
 
+NAME: Final = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+LONG: Final = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only in a column of type INTEGER, whose values are long, too."""
+
 location = Table(
     "location",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("parent_id", Text, ForeignKey("location.id"), index=True),
+    Column("id", NAME, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("parent_id", NAME, ForeignKey("location.id"), index=True),
     Column("is_virtual", Boolean, nullable=False),
 )
 
 device = Table(
     "device",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("location_id", Text, ForeignKey("location.id"), nullable=False),
+    Column("id", NAME, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("location_id", NAME, ForeignKey("location.id"), nullable=False),
     Column("is_exhaustive", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("revoked_at", Float),
@@ -80,9 +88,9 @@ device = Table(
 credential = Table(
     "credential",
     metadata,
-    Column("token_hash", Text, primary_key=True),
-    Column("kind", Text, nullable=False),
-    Column("device_id", Text, ForeignKey("device.id"), index=True),
+    Column("token_hash", NAME, primary_key=True),
+    Column("kind", NAME, nullable=False),
+    Column("device_id", NAME, ForeignKey("device.id"), index=True),
     Column("created_at", Float, nullable=False),
     Column("revoked_at", Float),
     CheckConstraint("kind IN ('device', 'admin')", name="kind"),
@@ -91,8 +99,8 @@ credential = Table(
 view = Table(
     "view",
     metadata,
-    Column("device_id", Text, ForeignKey("device.id"), primary_key=True),
-    Column("location_id", Text, ForeignKey("location.id"), primary_key=True),
+    Column("device_id", NAME, ForeignKey("device.id"), primary_key=True),
+    Column("location_id", NAME, ForeignKey("location.id"), primary_key=True),
     Column("polygon", JSON(none_as_null=True)),
     Column("is_exhaustive", Boolean, nullable=False),
 )
@@ -100,17 +108,17 @@ view = Table(
 item = Table(
     "item",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("unit", Text),
+    Column("id", NAME, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("unit", NAME),
     Column("created_at", Float, nullable=False),
 )
 
 item_code = Table(
     "item_code",
     metadata,
-    Column("code", Text, primary_key=True),
-    Column("item_id", Text, ForeignKey("item.id"), nullable=False, index=True),
+    Column("code", NAME, primary_key=True),
+    Column("item_id", NAME, ForeignKey("item.id"), nullable=False, index=True),
     Column("quantity", BigInteger, nullable=False),
     CheckConstraint("quantity > 0", name="quantity"),
 )
@@ -118,72 +126,88 @@ item_code = Table(
 capture = Table(
     "capture",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("device_id", Text, ForeignKey("device.id"), nullable=False),
-    Column("key", Text, nullable=False),
-    Column("sha256", Text, nullable=False),
+    Column("id", NAME, primary_key=True),
+    Column("device_id", NAME, ForeignKey("device.id"), nullable=False),
+    Column("key", NAME, nullable=False),
+    Column("sha256", NAME, nullable=False),
     Column("size_bytes", Integer, nullable=False),
-    Column("media_type", Text, nullable=False),
+    Column("media_type", NAME, nullable=False),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("flags", JSON, nullable=False),
     Column("captured_at", Float, nullable=False),
     Column("received_at", Float, nullable=False),
-    Column("trigger_type", Text),
+    Column("trigger_type", NAME),
     Column("battery_v", Float),
     Column("rssi", Integer),
     Column("metadata", JSON, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("state", NAME, nullable=False),
     Column("series", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
     # No foreign key: run points at capture, and SQLite cannot add the second later.
-    Column("current_run_id", Text),
+    Column("current_run_id", NAME),
     Column("error", JSON(none_as_null=True)),
-    Column("thumbnail_sha256", Text),
+    Column("thumbnail_sha256", NAME),
+    # When retention removed its pictures. The facts about it stay.
+    Column("picture_removed_at", Float),
     UniqueConstraint("device_id", "key"),
     CheckConstraint("state IN ('pending', 'processing', 'completed', 'failed')", name="state"),
     Index(None, "state", "id"),
     Index(None, "device_id", "id"),
     Index(None, "device_id", "captured_at"),
+    Index(None, "sha256"),
+    Index(None, "thumbnail_sha256"),
+    Index(
+        "ix_capture_kept",
+        "received_at",
+        sqlite_where=text("picture_removed_at IS NULL"),
+        postgresql_where=text("picture_removed_at IS NULL"),
+    ),
 )
 
 run = Table(
     "run",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("capture_id", Text, ForeignKey("capture.id"), nullable=False),
-    Column("fingerprint", Text, nullable=False),
+    Column("id", NAME, primary_key=True),
+    Column("capture_id", NAME, ForeignKey("capture.id"), nullable=False),
+    Column("fingerprint", NAME, nullable=False),
     Column("started_at", Float, nullable=False),
     Column("finished_at", Float, nullable=False),
     Column("result", JSON, nullable=False),
-    Column("thumbnail_sha256", Text),
+    Column("thumbnail_sha256", NAME, index=True),
+    # Of all that the run said, its observations included.
+    Column("digest", NAME, nullable=False),
     UniqueConstraint("capture_id", "fingerprint"),
+    Index(None, "fingerprint"),
 )
 
 run_scope = Table(
     "run_scope",
     metadata,
-    Column("run_id", Text, ForeignKey("run.id"), primary_key=True),
-    Column("location_id", Text, ForeignKey("location.id"), primary_key=True),
+    Column("run_id", NAME, ForeignKey("run.id"), primary_key=True),
+    Column("location_id", NAME, ForeignKey("location.id"), primary_key=True),
 )
 """Locations that a run saw whole: an item it did not report there is not there."""
 
 observation = Table(
     "observation",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("run_id", Text, ForeignKey("run.id"), nullable=False),
-    Column("analyser", Text, nullable=False),
-    Column("location_id", Text, ForeignKey("location.id"), nullable=False),
-    Column("code", Text, index=True),
-    Column("item", Text, index=True),
+    Column("id", LONG, primary_key=True),
+    Column("run_id", NAME, ForeignKey("run.id"), nullable=False),
+    Column("analyser", NAME, nullable=False),
+    Column("location_id", NAME, ForeignKey("location.id"), nullable=False),
+    Column("code", NAME, index=True),
+    Column("item", NAME, index=True),
     Column("quantity", BigInteger, nullable=False),
     Column("confidence", Float, nullable=False),
     Column("box", JSON(none_as_null=True)),
+    # Of the package, where it is printed there: a lot's name, and a day as YYYY-MM-DD.
+    Column("lot", NAME),
+    Column("expires_on", NAME),
     # Frozen when the run is recorded: another threshold later does not rewrite the past.
     Column("is_confident", Boolean, nullable=False),
     # What code or item mean today; assigning a code rewrites these two.
-    Column("item_id", Text, ForeignKey("item.id"), nullable=False),
+    Column("item_id", NAME, ForeignKey("item.id"), nullable=False),
     Column("units", BigInteger, nullable=False),
     Index(None, "run_id", "location_id", "item_id"),
     Index(None, "is_confident", "id"),
@@ -192,29 +216,40 @@ observation = Table(
 verdict = Table(
     "verdict",
     metadata,
-    Column("observation_id", Integer, ForeignKey("observation.id"), primary_key=True),
+    Column("observation_id", LONG, ForeignKey("observation.id"), primary_key=True),
     Column("is_accepted", Boolean, nullable=False),
-    Column("by", Text, nullable=False),
+    Column("by", NAME, nullable=False),
     Column("decided_at", Float, nullable=False),
+    Column("reason", NAME),
+    # What a person saw there instead; None where the observation was right.
+    Column("item_id", NAME, ForeignKey("item.id"), index=True),
+    Column("units", BigInteger),
+    # The observation of an earlier run that was decided about; of this one nobody was asked.
+    Column("carried_from_id", LONG, ForeignKey("observation.id")),
 )
 
 movement = Table(
     "movement",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("key", Text, nullable=False, unique=True),
-    Column("kind", Text, nullable=False),
-    Column("item", Text, nullable=False, index=True),
+    Column("id", NAME, primary_key=True),
+    Column("key", NAME, nullable=False, unique=True),
+    Column("kind", NAME, nullable=False),
+    Column("item", NAME, nullable=False, index=True),
     Column("amount", BigInteger, nullable=False),
-    Column("from_id", Text, ForeignKey("location.id")),
-    Column("to_id", Text, ForeignKey("location.id")),
-    Column("counted_id", Text, ForeignKey("location.id")),
+    Column("from_id", NAME, ForeignKey("location.id")),
+    Column("to_id", NAME, ForeignKey("location.id")),
+    Column("counted_id", NAME, ForeignKey("location.id")),
     Column("moved_at", Float, nullable=False),
-    Column("by", Text, nullable=False),
+    Column("by", NAME, nullable=False),
     Column("recorded_at", Float, nullable=False),
+    Column("reason", NAME),
+    Column("lot_id", LONG, ForeignKey("lot.id"), index=True),
     Column("voided_at", Float),
+    Column("voided_by", NAME),
+    # Of what was said, which is all but the columns around it.
+    Column("digest", NAME, nullable=False),
     # What item and amount mean today; assigning a code rewrites these two.
-    Column("item_id", Text, ForeignKey("item.id"), nullable=False),
+    Column("item_id", NAME, ForeignKey("item.id"), nullable=False),
     Column("units", BigInteger, nullable=False),
     CheckConstraint("kind IN ('receive', 'use', 'move', 'count', 'write_off')", name="kind"),
     # Covering, so that a sum reads the index alone.
@@ -225,34 +260,45 @@ movement = Table(
 move = Table(
     "move",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("item_id", Text, ForeignKey("item.id"), nullable=False),
-    Column("from_id", Text, ForeignKey("location.id"), nullable=False),
-    Column("to_id", Text, ForeignKey("location.id"), nullable=False),
+    Column("seq", LONG, primary_key=True),
+    Column("item_id", NAME, ForeignKey("item.id"), nullable=False),
+    Column("from_id", NAME, ForeignKey("location.id"), nullable=False),
+    Column("to_id", NAME, ForeignKey("location.id"), nullable=False),
     Column("quantity", BigInteger, nullable=False),
-    Column("cause", Text, nullable=False),
-    Column("cause_id", Text, nullable=False),
+    Column("cause", NAME, nullable=False),
+    Column("cause_id", NAME, nullable=False),
     Column("recorded_at", Float, nullable=False),
+    # Of this line and the one before, so that no line can be changed unseen.
+    Column("digest", NAME, nullable=False),
     CheckConstraint("quantity > 0", name="quantity"),
     Index(None, "item_id", "from_id", "seq"),
     Index(None, "item_id", "to_id", "seq"),
+    Index(None, "cause_id"),
 )
 
 live_count = Table(
     "live_count",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("item_id", Text, ForeignKey("item.id"), nullable=False),
-    Column("location_id", Text, ForeignKey("location.id"), nullable=False),
+    Column("id", LONG, primary_key=True),
+    Column("item_id", NAME, ForeignKey("item.id"), nullable=False),
+    Column("location_id", NAME, ForeignKey("location.id"), nullable=False),
     Column("counted_at", Float, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("source", NAME, nullable=False),
+    Column("key", NAME, nullable=False),
     Column("quantity", BigInteger, nullable=False),
     Column("confidence", Float, nullable=False),
-    Column("capture_id", Text, ForeignKey("capture.id"), index=True),
-    Column("run_id", Text, ForeignKey("run.id")),
-    Column("movement_id", Text, ForeignKey("movement.id"), index=True),
+    # False where the step from the counts before it is larger than the item's policy believes.
+    Column("is_plausible", Boolean, nullable=False, server_default=true()),
+    Column("capture_id", NAME, ForeignKey("capture.id"), index=True),
+    Column("run_id", NAME, ForeignKey("run.id")),
+    Column("movement_id", NAME, ForeignKey("movement.id"), index=True),
     UniqueConstraint("item_id", "location_id", "counted_at", "source", "key"),
+    Index(
+        "ix_live_count_doubted",
+        "capture_id",
+        sqlite_where=text("NOT is_plausible"),
+        postgresql_where=text("NOT is_plausible"),
+    ),
     Index(
         "ix_live_count_seen",
         "item_id",
@@ -267,13 +313,13 @@ live_count = Table(
 live_scope = Table(
     "live_scope",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("location_id", Text, ForeignKey("location.id"), nullable=False),
+    Column("id", LONG, primary_key=True),
+    Column("location_id", NAME, ForeignKey("location.id"), nullable=False),
     Column("counted_at", Float, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("capture_id", Text, ForeignKey("capture.id"), nullable=False, index=True),
-    Column("run_id", Text, ForeignKey("run.id"), nullable=False),
+    Column("source", NAME, nullable=False),
+    Column("key", NAME, nullable=False),
+    Column("capture_id", NAME, ForeignKey("capture.id"), nullable=False, index=True),
+    Column("run_id", NAME, ForeignKey("run.id"), nullable=False),
     UniqueConstraint("location_id", "counted_at", "source", "key"),
 )
 """Locations that current runs saw whole, in the same order as live_count."""
@@ -281,17 +327,142 @@ live_scope = Table(
 stock = Table(
     "stock",
     metadata,
-    Column("item_id", Text, ForeignKey("item.id"), primary_key=True),
-    Column("location_id", Text, ForeignKey("location.id"), primary_key=True),
+    Column("item_id", NAME, ForeignKey("item.id"), primary_key=True),
+    Column("location_id", NAME, ForeignKey("location.id"), primary_key=True),
     Column("quantity", BigInteger, nullable=False),
     Column("version", Integer, nullable=False),
     Column("confidence", Float),
     Column("counted_at", Float),
     Column("last_seen_at", Float),
-    Column("basis_run_id", Text, ForeignKey("run.id")),
-    Column("basis_movement_id", Text, ForeignKey("movement.id")),
+    Column("basis_run_id", NAME, ForeignKey("run.id"), index=True),
+    Column("basis_movement_id", NAME, ForeignKey("movement.id")),
     Index(None, "location_id"),
 )
+
+policy = Table(
+    "policy",
+    metadata,
+    Column("analyser", NAME, primary_key=True),
+    Column("item_id", NAME, primary_key=True),
+    Column("threshold", Float),
+    Column("max_step_per_hour", Float),
+    Column("is_monotone", Boolean, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    Column("by", NAME, nullable=False),
+)
+"""From when on an observation is believed. An empty analyser or item means any."""
+
+lot = Table(
+    "lot",
+    metadata,
+    Column("id", LONG, primary_key=True),
+    Column("item_id", NAME, ForeignKey("item.id"), nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("expires_on", NAME),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("item_id", "name"),
+)
+"""Units of an item that came together; ``expires_on`` is a day as YYYY-MM-DD."""
+
+par_level = Table(
+    "par_level",
+    metadata,
+    Column("item_id", NAME, ForeignKey("item.id"), primary_key=True),
+    Column("location_id", NAME, ForeignKey("location.id"), primary_key=True),
+    Column("minimum", BigInteger, nullable=False),
+    Column("restocked_at", BigInteger, nullable=False),
+    Column("min_confidence", Float, nullable=False),
+    Column("is_low", Boolean, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    Column("by", NAME, nullable=False),
+    CheckConstraint("restocked_at > minimum", name="restocked_at"),
+)
+"""How little of an item there may be in a place and all below it. It is low from ``minimum``
+down, until it is at ``restocked_at`` again."""
+
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", LONG, primary_key=True),
+    Column("kind", NAME, nullable=False),
+    Column("item_id", NAME, ForeignKey("item.id"), nullable=False),
+    Column("location_id", NAME, ForeignKey("location.id"), nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("raised_at", Float, nullable=False),
+    Column("cleared_at", Float),
+    Index(None, "item_id", "location_id", "id"),
+    Index(
+        "ix_alert_open",
+        "id",
+        sqlite_where=text("cleared_at IS NULL"),
+        postgresql_where=text("cleared_at IS NULL"),
+    ),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("seq", LONG, primary_key=True),
+    Column("id", NAME, nullable=False, unique=True),
+    Column("kind", NAME, nullable=False),
+    Column("item_id", NAME),
+    Column("payload", JSON, nullable=False),
+    Column("recorded_at", Float, nullable=False, index=True),
+)
+"""The outbox: what happened, written with it. Numbers grow in the order of commits."""
+
+outlet = Table(
+    "outlet",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("cursor", LONG, nullable=False),
+    Column("holder", NAME),
+    Column("held_until", Float),
+)
+"""Who tells events to others: up to which number it has, and which process does it now."""
+
+webhook = Table(
+    "webhook",
+    metadata,
+    Column("id", NAME, ForeignKey("outlet.id"), primary_key=True),
+    Column("url", NAME, nullable=False),
+    Column("secret", NAME, nullable=False),
+    Column("kinds", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("disabled_at", Float),
+    Column("failures", Integer, nullable=False),
+    Column("next_try_at", Float, nullable=False),
+)
+
+webhook_attempt = Table(
+    "webhook_attempt",
+    metadata,
+    Column("id", LONG, primary_key=True),
+    Column("webhook_id", NAME, ForeignKey("webhook.id"), nullable=False),
+    Column("event_seq", LONG, nullable=False),
+    Column("tried_at", Float, nullable=False),
+    Column("status", Integer),
+    Column("error", NAME),
+    Column("took_ms", Float, nullable=False),
+    Index(None, "webhook_id", "id"),
+)
+
+doomed_blob = Table(
+    "doomed_blob",
+    metadata,
+    Column("sha256", NAME, primary_key=True),
+    Column("doomed_at", Float, nullable=False),
+)
+"""Blobs that nothing needs and that are being deleted; until they are, none may come to need
+them."""
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("value", NAME, nullable=False),
+)
+"""Facts about this database as a whole, such as which blobs belong to it."""
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[dict[str, object]]) -> None:
@@ -302,3 +473,17 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[dict[str, ob
         connection.execute(postgresql.insert(table).on_conflict_do_nothing(), list(rows))
     else:
         connection.execute(sqlite.insert(table).on_conflict_do_nothing(), list(rows))
+
+
+def lock_ledger(connection: Connection) -> None:
+    """Let no other transaction change stock until this one ends. First in each that does.
+
+    SQLite has one writer anyhow. On Postgres it makes the lines of the ledger and the events of
+    the outbox appear in the order of their numbers, and readers never skip one.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK)
+
+
+_LOCK: Final = text("SELECT pg_advisory_xact_lock(1667330676)")
+"""The number is "capt" in ASCII; whoever else locks by number in this database takes another."""

@@ -45,7 +45,8 @@ from capturekit.store import (
     migrations,
     runs,
 )
-from capturekit.store.fold import Cause, Key, index_captures, keys_of_runs, refold
+from capturekit.store.changes import Cause, Key
+from capturekit.store.fold import index_captures, keys_of_runs, refold
 
 T = TypeVar("T")
 

@@ -48,14 +48,14 @@ async def test_upgraded_tables_are_the_ones_the_code_expects(tmp_path: Path) -> 
 
 async def test_a_table_that_is_missing_is_told(database: Database) -> None:
     with sqlite3.connect(database.path) as connection:
-        connection.execute("DROP TABLE verdict")
+        connection.execute("DROP TABLE view")
     connection.close()
 
     (difference,) = await migrations.check(
         database, capturekit.store.schema.metadata, capturekit.queue.sql.metadata
     )
 
-    assert "verdict" in difference
+    assert "view" in difference
 
 
 async def test_an_upgrade_is_done_once(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""What stock is kept for, what changed in it, and why."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from capturekit.store.schema import ADJUSTED
+
+
+class Key(NamedTuple):
+    """What stock is kept for."""
+
+    item_id: str
+    location_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why stock was folded anew; every move names it."""
+
+    kind: str
+    """``run``, ``choice``, ``verdict``, ``movement``, ``void`` or ``code``."""
+    id: str
+    at: float
+    elsewhere: str = ADJUSTED
+    """The virtual location that gives or takes what no real one does."""
+    is_transfer: bool = False
+    """True when what one real location loses is what another gains."""
+
+
+@dataclass(frozen=True, slots=True)
+class StockChange:
+    """What a refold did to the quantity of one key."""
+
+    item_id: str
+    location_id: str
+    before: int
+    after: int
+
+    @property
+    def delta(self) -> int:
+        """Units gained, or lost when negative."""
+        return self.after - self.before

@@ -1,0 +1,226 @@
+"""Digests, policies, par levels, lots, the outbox; texts that sort alike on every server.
+
+On Postgres all text of the store gets the collation C, and numbers of rows become long ones, as
+SQLite's are.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+NAME = sa.Text().with_variant(sa.dialects.postgresql.TEXT(collation="C"), "postgresql")
+LONG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+TABLES = (
+    *("capture", "credential", "device", "item", "item_code", "live_count", "live_scope"),
+    *(
+        "location",
+        "move",
+        "movement",
+        "observation",
+        "run",
+        "run_scope",
+        "stock",
+        "verdict",
+        "view",
+    ),
+)
+"""Of the store, as revision 0001 made them."""
+
+NUMBERED = {"observation": "id", "move": "seq", "live_count": "id", "live_scope": "id"}
+
+
+def upgrade() -> None:
+    """Change what is there, then make what is new."""
+    if op.get_context().dialect.name == "postgresql":
+        _change_types()
+    _create_lots()
+    _create_alerts()
+    _create_outbox()
+    _create_rest()
+    _add_columns()
+    _create_indexes()
+
+
+def _change_types() -> None:
+    inspector = sa.inspect(op.get_bind())
+    for table in TABLES:
+        for column in inspector.get_columns(table):
+            if isinstance(column["type"], sa.Text):
+                op.alter_column(table, column["name"], type_=NAME)
+    for table, number in NUMBERED.items():
+        op.alter_column(table, number, type_=sa.BigInteger())
+        op.execute(f"ALTER SEQUENCE {table}_{number}_seq AS bigint")
+    op.alter_column("verdict", "observation_id", type_=sa.BigInteger())
+
+
+def _create_lots() -> None:
+    op.create_table(
+        "lot",
+        sa.Column("id", LONG, nullable=False),
+        sa.Column("item_id", NAME, nullable=False),
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("expires_on", NAME),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["item_id"], ["item.id"], name="fk_lot_item_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_lot"),
+        sa.UniqueConstraint("item_id", "name", name="uq_lot_item_id_name"),
+    )
+
+
+def _create_alerts() -> None:
+    op.create_table(
+        "par_level",
+        sa.Column("item_id", NAME, nullable=False),
+        sa.Column("location_id", NAME, nullable=False),
+        sa.Column("minimum", sa.BigInteger(), nullable=False),
+        sa.Column("restocked_at", sa.BigInteger(), nullable=False),
+        sa.Column("min_confidence", sa.Float(), nullable=False),
+        sa.Column("is_low", sa.Boolean(), nullable=False),
+        sa.Column("changed_at", sa.Float(), nullable=False),
+        sa.Column("by", NAME, nullable=False),
+        sa.CheckConstraint("restocked_at > minimum", name="ck_par_level_restocked_at"),
+        sa.ForeignKeyConstraint(["item_id"], ["item.id"], name="fk_par_level_item_id"),
+        sa.ForeignKeyConstraint(["location_id"], ["location.id"], name="fk_par_level_location_id"),
+        sa.PrimaryKeyConstraint("item_id", "location_id", name="pk_par_level"),
+    )
+    op.create_table(
+        "alert",
+        sa.Column("id", LONG, nullable=False),
+        sa.Column("kind", NAME, nullable=False),
+        sa.Column("item_id", NAME, nullable=False),
+        sa.Column("location_id", NAME, nullable=False),
+        sa.Column("quantity", sa.BigInteger(), nullable=False),
+        sa.Column("raised_at", sa.Float(), nullable=False),
+        sa.Column("cleared_at", sa.Float()),
+        sa.ForeignKeyConstraint(["item_id"], ["item.id"], name="fk_alert_item_id"),
+        sa.ForeignKeyConstraint(["location_id"], ["location.id"], name="fk_alert_location_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_alert"),
+    )
+    op.create_index("ix_alert_item_id_location_id_id", "alert", ["item_id", "location_id", "id"])
+    _index("ix_alert_open", "alert", "id", where="cleared_at IS NULL")
+
+
+def _create_outbox() -> None:
+    op.create_table(
+        "event",
+        sa.Column("seq", LONG, nullable=False),
+        sa.Column("id", NAME, nullable=False),
+        sa.Column("kind", NAME, nullable=False),
+        sa.Column("item_id", NAME),
+        sa.Column("payload", sa.JSON(), nullable=False),
+        sa.Column("recorded_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name="pk_event"),
+        sa.UniqueConstraint("id", name="uq_event_id"),
+    )
+    op.create_index("ix_event_recorded_at", "event", ["recorded_at"])
+    op.create_table(
+        "outlet",
+        sa.Column("id", NAME, nullable=False),
+        sa.Column("cursor", LONG, nullable=False),
+        sa.Column("holder", NAME),
+        sa.Column("held_until", sa.Float()),
+        sa.PrimaryKeyConstraint("id", name="pk_outlet"),
+    )
+    op.create_table(
+        "webhook",
+        sa.Column("id", NAME, nullable=False),
+        sa.Column("url", NAME, nullable=False),
+        sa.Column("secret", NAME, nullable=False),
+        sa.Column("kinds", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("disabled_at", sa.Float()),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["id"], ["outlet.id"], name="fk_webhook_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_webhook"),
+    )
+    op.create_table(
+        "webhook_attempt",
+        sa.Column("id", LONG, nullable=False),
+        sa.Column("webhook_id", NAME, nullable=False),
+        sa.Column("event_seq", LONG, nullable=False),
+        sa.Column("tried_at", sa.Float(), nullable=False),
+        sa.Column("status", sa.Integer()),
+        sa.Column("error", NAME),
+        sa.Column("took_ms", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["webhook_id"], ["webhook.id"], name="fk_webhook_attempt_webhook_id"
+        ),
+        sa.PrimaryKeyConstraint("id", name="pk_webhook_attempt"),
+    )
+    op.create_index("ix_webhook_attempt_webhook_id_id", "webhook_attempt", ["webhook_id", "id"])
+
+
+def _create_rest() -> None:
+    op.create_table(
+        "policy",
+        sa.Column("analyser", NAME, nullable=False),
+        sa.Column("item_id", NAME, nullable=False),
+        sa.Column("threshold", sa.Float()),
+        sa.Column("max_step_per_hour", sa.Float()),
+        sa.Column("is_monotone", sa.Boolean(), nullable=False),
+        sa.Column("changed_at", sa.Float(), nullable=False),
+        sa.Column("by", NAME, nullable=False),
+        sa.PrimaryKeyConstraint("analyser", "item_id", name="pk_policy"),
+    )
+    op.create_table(
+        "doomed_blob",
+        sa.Column("sha256", NAME, nullable=False),
+        sa.Column("doomed_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("sha256", name="pk_doomed_blob"),
+    )
+    op.create_table(
+        "installation",
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("value", NAME, nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_installation"),
+    )
+
+
+def _add_columns() -> None:
+    op.add_column("capture", sa.Column("picture_removed_at", sa.Float()))
+    op.add_column("observation", sa.Column("lot", NAME))
+    op.add_column("observation", sa.Column("expires_on", NAME))
+    op.add_column("verdict", sa.Column("reason", NAME))
+    op.add_column("verdict", sa.Column("units", sa.BigInteger()))
+    op.add_column("movement", sa.Column("reason", NAME))
+    op.add_column("movement", sa.Column("voided_by", NAME))
+    op.add_column(
+        "live_count",
+        sa.Column("is_plausible", sa.Boolean(), nullable=False, server_default=sa.true()),
+    )
+    for table in ("run", "movement", "move"):
+        op.add_column(table, sa.Column("digest", NAME, nullable=False, server_default=""))
+    # In words, for Alembic would have SQLite make these tables anew.
+    is_postgres = op.get_context().dialect.name == "postgresql"
+    name, long = ('TEXT COLLATE "C"', "BIGINT") if is_postgres else ("TEXT", "INTEGER")
+    for table, column, kind, target in (
+        ("verdict", "item_id", name, "item"),
+        ("verdict", "carried_from_id", long, "observation"),
+        ("movement", "lot_id", long, "lot"),
+    ):
+        op.execute(
+            f"ALTER TABLE {table} ADD COLUMN {column} {kind}"
+            f" CONSTRAINT fk_{table}_{column} REFERENCES {target} (id)"
+        )
+
+
+def _create_indexes() -> None:
+    op.create_index("ix_verdict_item_id", "verdict", ["item_id"])
+    op.create_index("ix_movement_lot_id", "movement", ["lot_id"])
+    op.create_index("ix_capture_sha256", "capture", ["sha256"])
+    op.create_index("ix_capture_thumbnail_sha256", "capture", ["thumbnail_sha256"])
+    op.create_index("ix_run_thumbnail_sha256", "run", ["thumbnail_sha256"])
+    op.create_index("ix_run_fingerprint", "run", ["fingerprint"])
+    op.create_index("ix_move_cause_id", "move", ["cause_id"])
+    op.create_index("ix_stock_basis_run_id", "stock", ["basis_run_id"])
+    _index("ix_capture_kept", "capture", "received_at", where="picture_removed_at IS NULL")
+    _index("ix_live_count_doubted", "live_count", "capture_id", where="NOT is_plausible")
+
+
+def _index(name: str, table: str, column: str, *, where: str) -> None:
+    condition = sa.text(where)
+    op.create_index(name, table, [column], sqlite_where=condition, postgresql_where=condition)
