@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Final, NamedTuple, TypeAlias
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     FromClause,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     case,
+    cast,
     delete,
     func,
     literal,
@@ -324,8 +326,9 @@ def _is_reported(counted: FromClause) -> ColumnElement[bool]:
 def _moved_since(
     key: FromClause, end: ColumnElement[str], at: ColumnElement[float]
 ) -> ScalarSelect[int]:
+    # Cast: Postgres adds long integers up to a decimal.
     return (
-        select(func.coalesce(func.sum(movement.c.units), 0))
+        select(cast(func.coalesce(func.sum(movement.c.units), 0), BigInteger))
         .where(
             movement.c.item_id == key.c.item_id,
             end == key.c.location_id,

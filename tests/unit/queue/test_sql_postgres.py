@@ -42,7 +42,7 @@ async def test_no_statement_reads_many_of_the_jobs(postgres: PostgresServer) -> 
             for number in range(MANY)
         )
         await queue.submit(*jobs)
-    before = int(postgres.sql(ROWS_READ, name))
+    before = int(postgres.sql(ROWS_READ, database=name))
     async with Database(url) as database:
         await a_life(SqlQueue(database), "late")
-    assert int(postgres.sql(ROWS_READ, name)) - before < MANY / 10
+    assert int(postgres.sql(ROWS_READ, database=name)) - before < MANY / 10

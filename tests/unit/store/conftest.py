@@ -1,4 +1,4 @@
-"""A store on a fresh database file, with a clock that tests set."""
+"""A store on a fresh database of each engine, with a clock that tests set."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -10,6 +10,7 @@ import pytest
 from capturekit.database import Database
 from capturekit.frame import Observation
 from capturekit.store import Capture, NewCapture, RunRecord, Store, migrations
+from tests.servers_postgres import PostgresServer
 
 
 @dataclass
@@ -25,17 +26,28 @@ class Clock:
 Photograph = Callable[..., Awaitable[Capture]]
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """An empty database at the newest revision."""
-    path = tmp_path_factory.mktemp("template") / "empty.db"
-
+def _migrate(url: str) -> None:
     async def make() -> None:
-        async with Database(f"sqlite:///{path}") as database:
+        async with Database(url) as database:
             await migrations.upgrade(database)
 
     asyncio.run(make())
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A SQLite file at the newest revision."""
+    path = tmp_path_factory.mktemp("template") / "empty.db"
+    _migrate(f"sqlite:///{path}")
     return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> str:
+    """The name of a Postgres database at the newest revision, to copy."""
+    postgres.sql("CREATE DATABASE newest")
+    _migrate(postgres.url("newest"))
+    return "newest"
 
 
 @pytest.fixture
@@ -44,10 +56,37 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def database(tmp_path: Path, template: bytes) -> AsyncIterator[Database]:
+def sqlite_url(tmp_path: Path, template: bytes) -> str:
+    """A SQLite database of this test's own, for what concerns no other engine."""
     path = tmp_path / "store.db"
     path.write_bytes(template)
-    async with Database(f"sqlite:///{path}") as database:
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, postgres_template: str) -> str:
+    """A Postgres database of this test's own."""
+    return postgres.new_database(like=postgres_template)
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs_extra("postgres"))]
+)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A database of this test's own, on each engine in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with Database(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+async def sqlite_database(sqlite_url: str) -> AsyncIterator[Database]:
+    async with Database(sqlite_url) as database:
         yield database
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from capturekit.database import Database
 from capturekit.errors import Conflict, Unknown
 from capturekit.store import PrincipalKind, Store
 
@@ -18,10 +19,10 @@ async def test_a_device_comes_with_its_token_and_its_location(store: Store) -> N
     assert device.is_exhaustive
 
 
-async def test_only_the_hash_of_a_token_is_stored(store: Store, database: object) -> None:
-    _, token = await store.devices.add("cam")
+async def test_only_the_hash_of_a_token_is_stored(sqlite_database: Database) -> None:
+    _, token = await Store(sqlite_database).devices.add("cam")
 
-    path = database.path  # type: ignore[attr-defined]  # the fixture's Database
+    path = sqlite_database.path
     written = path.read_bytes() + path.with_name(path.name + "-wal").read_bytes()
 
     assert token.encode() not in written

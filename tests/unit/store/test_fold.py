@@ -18,8 +18,8 @@ def _plan(connection: Connection) -> list[str]:
         return [str(row[3]) for row in result.cursor.fetchall()]
 
 
-async def test_the_fold_looks_things_up_and_scans_nothing(database: Database) -> None:
-    plan = "\n".join(await database.read(_plan))
+async def test_the_fold_looks_things_up_and_scans_nothing(sqlite_database: Database) -> None:
+    plan = "\n".join(await sqlite_database.read(_plan))
 
     for searched in (
         "SEARCH stock USING INDEX sqlite_autoindex_stock_1 (item_id=? AND location_id=?)",

@@ -1,5 +1,6 @@
 import sqlite3
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,10 @@ asyncio.run(main())
 """
 
 
+def _doing(statement: str) -> Callable[[Connection], None]:
+    return lambda connection: connection.execute(text(statement)).close()
+
+
 async def test_upgraded_tables_are_the_ones_the_code_expects(tmp_path: Path) -> None:
     async with Database(f"sqlite:///{tmp_path}/new.db") as database:
         await migrations.upgrade(database)
@@ -47,9 +52,7 @@ async def test_upgraded_tables_are_the_ones_the_code_expects(tmp_path: Path) -> 
 
 
 async def test_a_table_that_is_missing_is_told(database: Database) -> None:
-    with sqlite3.connect(database.path) as connection:
-        connection.execute("DROP TABLE view")
-    connection.close()
+    await database.write(_doing("DROP TABLE view"))
 
     (difference,) = await migrations.check(
         database, capturekit.store.schema.metadata, capturekit.queue.sql.metadata
@@ -193,9 +196,7 @@ async def test_an_upgrade_killed_half_way_leaves_the_database_as_it_was(tmp_path
 
 
 async def test_a_database_from_the_future_is_refused(database: Database) -> None:
-    with sqlite3.connect(database.path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+    await database.write(_doing("UPDATE alembic_version SET version_num = '9999'"))
 
     for attempt in (migrations.upgrade, migrations.require_head):
         with pytest.raises(DatabaseTooNew, match="9999"):
@@ -209,13 +210,13 @@ def test_the_head_is_the_one_that_alembic_finds() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == migrations.head()
 
 
-async def test_a_start_without_an_upgrade_does_not_load_alembic(database: Database) -> None:
+async def test_a_start_without_an_upgrade_does_not_load_alembic(sqlite_url: str) -> None:
     code = (
         "import asyncio, sys\n"
         "from capturekit.database import Database\n"
         "from capturekit.store import migrations\n"
         "async def main():\n"
-        f"    async with Database('sqlite:///{database.path}') as database:\n"
+        f"    async with Database('{sqlite_url}') as database:\n"
         "        await migrations.upgrade(database)\n"
         "asyncio.run(main())\n"
         "sys.exit('alembic' in sys.modules)\n"
