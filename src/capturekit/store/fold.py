@@ -235,25 +235,39 @@ def _folded(row: RowMapping) -> _Balance:
     )
 
 
-def _fold_query() -> Select[tuple[object, ...]]:
-    """Rows of stock for ``keys``, with all that the fold needs to know beside them."""
-    counted = _with_newest_count()
-    silent = _with_newest_silence(counted)
+def fold_query(
+    *which: ColumnElement[bool], until: ColumnElement[float] | None = None
+) -> Select[tuple[object, ...]]:
+    """Those rows of stock, with all that the fold needs to know beside them.
+
+    ``until`` leaves out all facts of a later time.
+    """
+    counted = _with_newest_count(which, until)
+    silent = _with_newest_silence(counted, until)
     scope = live_scope.alias("silence")
     basis_at = func.coalesce(scope.c.counted_at, silent.c.count_at, BEFORE_ALL)
     return select(
         silent,
         scope.c.counted_at.label("silence_at"),
         scope.c.run_id.label("silence_run_id"),
-        _moved_since(silent, movement.c.to_id, basis_at).label("received"),
-        _moved_since(silent, movement.c.from_id, basis_at).label("given"),
+        _moved_since(silent, movement.c.to_id, basis_at, until).label("received"),
+        _moved_since(silent, movement.c.from_id, basis_at, until).label("given"),
     ).outerjoin_from(silent, scope, scope.c.id == silent.c.silence_id)
 
 
-def _with_newest_count() -> Subquery:
+def _by(
+    time: ColumnElement[float], until: ColumnElement[float] | None
+) -> tuple[ColumnElement[bool], ...]:
+    return () if until is None else (time <= until,)
+
+
+def _with_newest_count(
+    which: tuple[ColumnElement[bool], ...], until: ColumnElement[float] | None
+) -> Subquery:
     of_key = (
         live_count.c.item_id == stock.c.item_id,
         live_count.c.location_id == stock.c.location_id,
+        *_by(live_count.c.counted_at, until),
     )
     newest = (
         select(live_count.c.id)
@@ -268,15 +282,14 @@ def _with_newest_count() -> Subquery:
     seen_at = select(func.max(live_count.c.counted_at)).where(
         *of_key, text("live_count.quantity > 0")
     )
-    key = tuple_(stock.c.item_id, stock.c.location_id)
     return (
         select(stock, newest.label("count_id"), seen_at.scalar_subquery().label("seen_at"))
-        .where(key.in_(bindparam("keys", expanding=True)))
+        .where(*which)
         .subquery("counted")
     )
 
 
-def _with_newest_silence(counted: Subquery) -> Subquery:
+def _with_newest_silence(counted: Subquery, until: ColumnElement[float] | None) -> Subquery:
     """Add the newest exhaustive scope, later than the newest count, that is silent on the item."""
     count = live_count.alias("newest_count")
     later = tuple_(live_scope.c.counted_at, live_scope.c.source, live_scope.c.key) > tuple_(
@@ -286,7 +299,12 @@ def _with_newest_silence(counted: Subquery) -> Subquery:
     )
     newest = (
         select(live_scope.c.id)
-        .where(live_scope.c.location_id == counted.c.location_id, later, ~_is_reported(counted))
+        .where(
+            live_scope.c.location_id == counted.c.location_id,
+            later,
+            *_by(live_scope.c.counted_at, until),
+            ~_is_reported(counted),
+        )
         .order_by(
             live_scope.c.counted_at.desc(), live_scope.c.source.desc(), live_scope.c.key.desc()
         )
@@ -324,7 +342,10 @@ def _is_reported(counted: FromClause) -> ColumnElement[bool]:
 
 
 def _moved_since(
-    key: FromClause, end: ColumnElement[str], at: ColumnElement[float]
+    key: FromClause,
+    end: ColumnElement[str],
+    at: ColumnElement[float],
+    until: ColumnElement[float] | None,
 ) -> ScalarSelect[int]:
     # Cast: Postgres adds long integers up to a decimal.
     return (
@@ -333,13 +354,16 @@ def _moved_since(
             movement.c.item_id == key.c.item_id,
             end == key.c.location_id,
             movement.c.moved_at > at,
+            *_by(movement.c.moved_at, until),
             movement.c.voided_at.is_(None),
         )
         .scalar_subquery()
     )
 
 
-FOLD: Final = _fold_query()
+FOLD: Final = fold_query(
+    tuple_(stock.c.item_id, stock.c.location_id).in_(bindparam("keys", expanding=True))
+)
 """Built once: building it costs more than running it."""
 
 

@@ -1,4 +1,3 @@
-import sqlite3
 import sys
 from collections.abc import Callable
 from dataclasses import replace
