@@ -27,12 +27,12 @@ from sqlalchemy import (
 
 from capturekit.database import Database
 from capturekit.errors import LeaseLost, NotAuthorized, Unknown
-from capturekit.store import devices, runs
+from capturekit.store import devices, runs, telling
 from capturekit.store.changes import Cause, StockChange
 from capturekit.store.devices import Principal, PrincipalKind
 from capturekit.store.page import Page
 from capturekit.store.runs import Run, RunRecord
-from capturekit.store.schema import capture, device
+from capturekit.store.schema import capture, device, lock_ledger
 
 MAX_CLOCK_AHEAD_S: Final = 300.0
 """A device's clock may be this far ahead. One that is years ahead would win over every later
@@ -198,9 +198,8 @@ class Captures:
 
         Also of a capture that was never started, because its job never came that far.
         """
-        state = CaptureState.FAILED
         await self._database.write(
-            partial(_leave, id=id, fence=(series, attempt), state=state, error=error)
+            partial(_fail, id=id, fence=(series, attempt), error=error, at=self._clock())
         )
 
     async def release(self, id: str, series: int, attempt: int) -> None:
@@ -370,9 +369,24 @@ def _finish(
     threshold: float,
     at: float,
 ) -> list[StockChange]:
+    lock_ledger(connection)
     _leave(connection, id, fence, CaptureState.COMPLETED, None)
     run_id = runs.record(connection, id, record, threshold)
-    return runs.choose(connection, id, run_id, Cause("run", run_id, at))
+    changes = runs.choose(connection, id, run_id, Cause("run", run_id, at))
+    telling.tell_completed(connection, id, at)
+    return changes
+
+
+def _fail(
+    connection: Connection,
+    id: str,
+    fence: tuple[int, int],
+    error: Mapping[str, JsonValue],
+    at: float,
+) -> None:
+    lock_ledger(connection)
+    _leave(connection, id, fence, CaptureState.FAILED, error)
+    telling.tell_failed(connection, id, at)
 
 
 def _leave(

@@ -1,6 +1,6 @@
 """What stock is kept for, what changed in it, and why."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from capturekit.store.schema import ADJUSTED
@@ -35,6 +35,8 @@ class StockChange:
     location_id: str
     before: int
     after: int
+    confidence: float | None = field(default=None, compare=False)
+    """That of the figure it is now; None where nothing was counted."""
 
     @property
     def delta(self) -> int:

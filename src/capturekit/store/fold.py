@@ -32,7 +32,7 @@ from sqlalchemy import (
     update,
 )
 
-from capturekit.store import outbox
+from capturekit.store import alerts, outbox
 from capturekit.store.changes import Cause, Key, StockChange
 from capturekit.store.schema import (
     BY_HAND,
@@ -170,25 +170,31 @@ def refold(connection: Connection, keys: Iterable[Key], cause: Cause) -> list[St
     Every change of a quantity is a move, written with it. Returns the changes of quantities.
     """
     changes: list[StockChange] = []
+    touched: list[Key] = []
     ordered = sorted(set(keys))
     for start in range(0, len(ordered), KEYS_AT_ONCE):
-        changes += _refold_some(connection, ordered[start : start + KEYS_AT_ONCE])
+        changes += _refold_some(connection, ordered[start : start + KEYS_AT_ONCE], touched)
     _record(connection, changes, cause)
     outbox.tell_changes(connection, changes, cause)
+    alerts.watch(connection, touched, changes, cause.at)
     return changes
 
 
-def _refold_some(connection: Connection, keys: Sequence[Key]) -> list[StockChange]:
+def _refold_some(
+    connection: Connection, keys: Sequence[Key], touched: list[Key]
+) -> list[StockChange]:
+    """Rewrite these rows of stock where they are wrong, and add the keys of those to touched."""
     insert_new(connection, stock, [key._asdict() | {"quantity": 0, "version": 0} for key in keys])
     changes: list[StockChange] = []
     rewritten: list[dict[str, object]] = []
     for row in connection.execute(FOLD, {"keys": keys}).mappings():
         before, after = _stored(row), _folded(row)
+        key = Key(row["item_id"], row["location_id"])
         if after != before:
             rewritten.append(_new_values(row, after))
+            touched.append(key)
         if after.quantity != before.quantity:
-            key = Key(row["item_id"], row["location_id"])
-            changes.append(StockChange(*key, before.quantity, after.quantity))
+            changes.append(StockChange(*key, before.quantity, after.quantity, after.confidence))
     if rewritten:
         connection.execute(_REWRITE, rewritten)
     return changes

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, or_, select, update
 
 from capturekit.errors import Unknown
 from capturekit.frame import Observation
-from capturekit.store import items, locations
+from capturekit.store import items, locations, telling
 from capturekit.store.changes import Cause, StockChange
 from capturekit.store.fold import index_captures, keys_of_runs, refold
 from capturekit.store.schema import (
@@ -115,7 +115,9 @@ def choose(connection: Connection, capture_id: str, run_id: str, cause: Cause) -
     )
     index_captures(connection, [capture_id])
     concerned = [one for one in (before, run_id) if one is not None]
-    return refold(connection, keys_of_runs(connection, concerned), cause)
+    changes = refold(connection, keys_of_runs(connection, concerned), cause)
+    telling.tell_proposals(connection, capture_id, run_id, cause.at)
+    return changes
 
 
 def choose_named(

@@ -1,0 +1,50 @@
+"""What the outbox says of captures and of what waits for a person.
+
+A doubtful observation is no fact yet, so its event names no item and no figure.
+"""
+
+from typing import Final
+
+from sqlalchemy import Connection, Select, select
+
+from capturekit.store import outbox
+from capturekit.store.review import open_proposals
+from capturekit.store.schema import capture, observation
+
+MAX_IDS: Final = 100
+"""Of observations in one event; ``count`` says how many there are."""
+
+
+def tell_completed(connection: Connection, capture_id: str, at: float) -> None:
+    """Write ``capture.completed``. The transaction must hold the ledger's lock."""
+    columns = (*_CAPTURE, capture.c.current_run_id.label("run_id"))
+    payload = dict(connection.execute(_of(capture_id, *columns)).mappings().one())
+    outbox.tell(connection, "capture.completed", payload, at)
+
+
+def tell_failed(connection: Connection, capture_id: str, at: float) -> None:
+    """Write ``capture.failed``. The transaction must hold the ledger's lock."""
+    payload = dict(connection.execute(_of(capture_id, *_CAPTURE, capture.c.error)).mappings().one())
+    outbox.tell(connection, "capture.failed", payload, at)
+
+
+def tell_proposals(connection: Connection, capture_id: str, run_id: str, at: float) -> None:
+    """Write ``proposal.opened`` if the run, which speaks for the capture now, has doubts."""
+    query = open_proposals().where(observation.c.run_id == run_id).order_by(observation.c.id)
+    ids = [row.observation_id for row in connection.execute(query)]
+    if not ids:
+        return
+    payload = dict(connection.execute(_of(capture_id, *_CAPTURE)).mappings().one())
+    payload |= {"run_id": run_id, "count": len(ids), "observation_ids": ids[:MAX_IDS]}
+    outbox.tell(connection, "proposal.opened", payload, at)
+
+
+_CAPTURE: Final = (
+    capture.c.id.label("capture_id"),
+    capture.c.device_id,
+    capture.c.captured_at,
+)
+
+
+def _of(capture_id: str, *columns: object) -> Select[tuple[object, ...]]:
+    return select(*columns).where(capture.c.id == capture_id)  # type: ignore[call-overload,no-any-return]
