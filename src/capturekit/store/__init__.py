@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable
 
 from capturekit.database import Database
+from capturekit.store.alerts import Alert, AlertKind
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
 from capturekit.store.changes import StockChange
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
 from capturekit.store.inventory import Inventory
 from capturekit.store.items import Item
+from capturekit.store.levels import ParLevel
 from capturekit.store.locations import Location
 from capturekit.store.movements import Movement, MovementKind, NewMovement
 from capturekit.store.page import Page
@@ -26,6 +28,8 @@ from capturekit.store.stock import (
 )
 
 __all__ = [
+    "Alert",
+    "AlertKind",
     "Basis",
     "Capture",
     "CaptureState",
@@ -43,6 +47,7 @@ __all__ = [
     "NewCapture",
     "NewMovement",
     "Page",
+    "ParLevel",
     "Principal",
     "PrincipalKind",
     "Proposal",

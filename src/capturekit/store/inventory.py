@@ -4,10 +4,22 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from capturekit.database import Database
-from capturekit.store import counts, items, locations, movements, review, runs, stock
-from capturekit.store.changes import StockChange
+from capturekit.store import (
+    alerts,
+    counts,
+    items,
+    levels,
+    locations,
+    movements,
+    review,
+    runs,
+    stock,
+)
+from capturekit.store.alerts import Alert
+from capturekit.store.changes import Key, StockChange
 from capturekit.store.counts import Counts
 from capturekit.store.items import Item, Meaning
+from capturekit.store.levels import NewParLevel, ParLevel
 from capturekit.store.locations import Location
 from capturekit.store.movements import Movement, NewMovement
 from capturekit.store.page import Page
@@ -133,9 +145,71 @@ class Inventory:
         new = Location(id, id if name is None else name, parent)
         return await self._database.write(partial(locations.add, new=new))
 
+    async def rename_location(self, id: str, name: str) -> Location:
+        """Give the location another name. Raises Unknown."""
+        return await self._database.write(partial(locations.rename, id=id, name=name))
+
+    async def move_location(self, id: str, parent: str | None) -> Location:
+        """Put the location, with all below it, into another, or into none.
+
+        Raises Unknown for either, and Conflict when the other is below it.
+        """
+        return await self._database.write(
+            partial(locations.move, id=id, parent_id=parent, at=self._clock())
+        )
+
     async def locations(self) -> list[Location]:
         """Every location but the virtual ones, by id."""
         return await self._database.read(locations.all_locations)
+
+    async def set_par_level(
+        self,
+        item: str,
+        location: str,
+        minimum: int,
+        *,
+        restock_at: int | None = None,
+        min_confidence: float = 0.0,
+        by: str = "",
+    ) -> ParLevel:
+        """Raise an alert when there is as little as ``minimum`` in the location and below it.
+
+        It is cleared when there is as much as ``restock_at`` again, one more unless given. A
+        figure less certain than ``min_confidence`` does neither. Where there is too little
+        already, the alert is raised now. Raises Unknown, and ValueError for impossible numbers.
+        """
+        restock = minimum + 1 if restock_at is None else restock_at
+        new = NewParLevel(item, location, minimum, restock, min_confidence, by)
+        return await self._database.write(partial(levels.set_level, new=new, at=self._clock()))
+
+    async def remove_par_level(self, item: str, location: str) -> None:
+        """Forget the level; its alert is cleared. Raises Unknown."""
+        key = Key(item, location)
+        await self._database.write(partial(levels.remove, key=key, at=self._clock()))
+
+    async def par_levels(
+        self,
+        *,
+        item: str | None = None,
+        location: str | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[ParLevel]:
+        """Par levels by item and location; ``location`` does not include those below it."""
+        work = partial(levels.page, item_id=item, location_id=location, cursor=cursor, limit=limit)
+        return await self._database.read(work)
+
+    async def alerts(
+        self,
+        *,
+        item: str | None = None,
+        is_open: bool = True,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Alert]:
+        """Alerts, newest first: the open ones, or with ``is_open=False`` the cleared ones too."""
+        work = partial(alerts.page, item_id=item, is_open=is_open, cursor=cursor, limit=limit)
+        return await self._database.read(work)
 
     async def _decide(
         self, observation_id: int, by: str, *, is_accepted: bool

@@ -5,10 +5,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, select, update
 
 from capturekit.errors import Conflict, Unknown
-from capturekit.store.schema import insert_new, location
+from capturekit.store import alerts
+from capturekit.store.schema import insert_new, location, lock_ledger
+from capturekit.store.tree import within
 
 _ID: Final = re.compile(r"[^\W_][\w.\- ]{0,99}")
 
@@ -50,6 +52,43 @@ def add(connection: Connection, new: Location) -> Location:
     return new
 
 
+def get(connection: Connection, id: str) -> Location:
+    """The location; raises Unknown."""
+    query = select(location.c.id, location.c.name, location.c.parent_id).where(
+        location.c.id == id, location.c.is_virtual.is_(False)
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise Unknown("location", id)
+    return Location(*row)
+
+
+def rename(connection: Connection, id: str, name: str) -> Location:
+    """Give the location another name. Raises Unknown."""
+    get(connection, id)
+    connection.execute(update(location).where(location.c.id == id).values(name=name))
+    return get(connection, id)
+
+
+def move(connection: Connection, id: str, parent_id: str | None, at: float) -> Location:
+    """Put the location and all below it into another, or into none.
+
+    Raises Unknown for either, Conflict when the other is below it.
+    """
+    lock_ledger(connection)
+    before = get(connection, id)
+    if parent_id is not None:
+        require(connection, parent_id)
+        if connection.scalar(
+            select(location.c.id).where(location.c.id == parent_id, location.c.id.in_(within(id)))
+        ):
+            raise Conflict(f"{parent_id!r} is within {id!r}: a location cannot be within itself")
+    connection.execute(update(location).where(location.c.id == id).values(parent_id=parent_id))
+    changed = [one for one in (before.parent_id, parent_id) if one is not None]
+    alerts.watch_locations(connection, changed, at)
+    return get(connection, id)
+
+
 def all_locations(connection: Connection) -> list[Location]:
     """Every real location, by id."""
     query = (
@@ -87,10 +126,3 @@ def require(connection: Connection, id: str) -> None:
     """Raise Unknown unless there is a real location with this id."""
     if not exists(connection, id):
         raise Unknown("location", id)
-
-
-def within(id: str) -> Select[str]:
-    """The query for the ids of this location and all below it."""
-    below = select(location.c.id).where(location.c.id == id).cte("below", recursive=True)
-    below = below.union(select(location.c.id).where(location.c.parent_id == below.c.id))
-    return select(below.c.id)

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 from capturekit.errors import Unknown
-from capturekit.store import items, locations
+from capturekit.store import items
 from capturekit.store.movements import Movement
 from capturekit.store.movements import get as get_movement
 from capturekit.store.page import from_cursor, to_cursor
@@ -33,6 +33,7 @@ from capturekit.store.schema import (
     stock,
     verdict,
 )
+from capturekit.store.tree import within
 from capturekit.times import iso
 
 MOVES_SHOWN: Final = 50
@@ -245,7 +246,7 @@ def _lines(query: StockQuery) -> Select[tuple[object, ...]]:
         )
     )
     if query.location is not None:
-        lines = lines.where(stock.c.location_id.in_(locations.within(query.location)))
+        lines = lines.where(stock.c.location_id.in_(within(query.location)))
     if query.item is not None:
         lines = lines.where(stock.c.item_id == query.item)
     if query.text is not None:
