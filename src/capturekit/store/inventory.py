@@ -83,14 +83,21 @@ class Inventory:
         """Do what a person says was done.
 
         A key that is known answers with the movement it names and does nothing. Raises
-        Unknown for the item or location, ValueError for a time to come, Conflict when a
-        location would hold less than nothing, or the key names another movement.
+        Unknown for the item, location or lot, ValueError for a time to come, Conflict when a
+        location would hold less than nothing, the key names another movement, or the lot
+        expires on another day.
         """
         return await self._database.write(partial(movements.do, new=new, now=self._clock()))
 
-    async def void(self, movement: str) -> list[StockChange]:
+    async def movement(self, id: str) -> Movement:
+        """The movement; raises Unknown."""
+        return await self._database.read(partial(movements.get, id=id))
+
+    async def void(self, movement: str, by: str = "") -> list[StockChange]:
         """Take a movement back, whatever came after it. Raises Unknown."""
-        return await self._database.write(partial(movements.void, id=movement, now=self._clock()))
+        return await self._database.write(
+            partial(movements.void, id=movement, by=by, now=self._clock())
+        )
 
     async def choose_run(self, capture_id: str, run: str) -> list[StockChange]:
         """Let the run of this id or pipeline fingerprint speak for the capture. Raises Unknown."""

@@ -19,6 +19,7 @@ from capturekit.store.schema import (
     item,
     item_code,
     location,
+    lock_ledger,
     movement,
     observation,
     run,
@@ -118,6 +119,7 @@ def assign_code(
     """Let the code stand for these units of the item, for the past as well. Raises Unknown."""
     if not 1 <= meaning.units <= MAX_CODE_QUANTITY:
         raise ValueError(f"a code stands for 1 to {MAX_CODE_QUANTITY:,} units")
+    lock_ledger(connection)
     get(connection, meaning.item_id)
     keys = _keys_named(connection, code)
     _point(connection, code, meaning)

@@ -4,17 +4,31 @@ A movement is a fact like a camera's reading. It can be voided at any time, in a
 """
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import date
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import Connection, select, update
+from pydantic import JsonValue
+from sqlalchemy import Connection, RowMapping, select, update
 
 from capturekit.errors import Conflict, Unknown
-from capturekit.store import items, locations
+from capturekit.store import items, locations, outbox
 from capturekit.store.changes import Cause, Key, StockChange
 from capturekit.store.fold import index_movements, refold
-from capturekit.store.schema import ADJUSTED, CONSUMED, LOST, MAX_QUANTITY, SUPPLIER, movement
+from capturekit.store.schema import (
+    ADJUSTED,
+    CONSUMED,
+    LOST,
+    MAX_QUANTITY,
+    SUPPLIER,
+    insert_new,
+    lock_ledger,
+    lot,
+    movement,
+)
+from capturekit.times import iso
 
 MAX_AHEAD_S: Final = 300.0
 """A movement may be said to happen this far in the future; clocks differ."""
@@ -60,6 +74,12 @@ class NewMovement:
     """The caller's name for it: said twice under one key, it was done once."""
     may_go_negative: bool = False
     """True to take it even where it leaves less than nothing: the ledger may be the wrong one."""
+    reason: str | None = None
+    lot: str | None = None
+    """Which units they are, by the name of what they came with. ``receive`` makes a lot that
+    is not there; for others it must be. A count is of all lots."""
+    expires_on: date | None = None
+    """With ``receive`` alone; without a name, the lot is named after the day."""
 
     def __post_init__(self) -> None:
         ends = (self.source is not None, self.target is not None)
@@ -68,6 +88,16 @@ class NewMovement:
         lowest = 0 if self.kind is MovementKind.COUNT else 1
         if not lowest <= self.quantity <= MAX_QUANTITY:
             raise ValueError(f"a {self.kind} is of {lowest} to {MAX_QUANTITY:,} units")
+        if self.kind is MovementKind.COUNT and self.lot is not None:
+            raise ValueError("a count is of all lots of the item together")
+        if self.kind is not MovementKind.RECEIVE and self.expires_on is not None:
+            raise ValueError("only what is received is said to expire; later, name its lot")
+
+    @property
+    def lot_name(self) -> str | None:
+        """The lot's name, given or made from the day that it expires on."""
+        day = self.expires_on
+        return self.lot if self.lot is not None or day is None else day.isoformat()
 
 
 _ENDS: Final = {
@@ -94,11 +124,37 @@ class Movement:
     target: str | None
     at: float
     by: str
+    reason: str | None
+    lot: str | None
+    expires_on: date | None
+    recorded_at: float
     voided_at: float | None
+    voided_by: str | None
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The movement as events, the HTTP API and the command line show it."""
+        return {
+            "movement_id": self.id,
+            "key": self.key,
+            "kind": self.kind.value,
+            "item_id": self.item_id,
+            "quantity": self.quantity,
+            "from": self.source,
+            "to": self.target,
+            "at": iso(self.at),
+            "by": self.by,
+            "reason": self.reason,
+            "lot": self.lot,
+            "expires_on": self.expires_on.isoformat() if self.expires_on else None,
+            "recorded_at": iso(self.recorded_at),
+            "voided_at": iso(self.voided_at),
+            "voided_by": self.voided_by,
+        }
 
 
 def do(connection: Connection, new: NewMovement, now: float) -> tuple[Movement, list[StockChange]]:
     """Record the movement and its effect; see ``Inventory.move``."""
+    lock_ledger(connection)
     key = secrets.token_hex(8) if new.key is None else new.key
     known = connection.scalar(select(movement.c.id).where(movement.c.key == key))
     if known is not None:
@@ -106,43 +162,71 @@ def do(connection: Connection, new: NewMovement, now: float) -> tuple[Movement, 
     new_id = secrets.token_hex(8)
     _insert(connection, new, {"id": new_id, "key": key}, now)
     index_movements(connection, [new_id])
-    changes = _refold(connection, get(connection, new_id), "movement", now)
+    done = get(connection, new_id)
+    changes = _refold(connection, done, "movement", now)
     short = [change for change in changes if change.delta < 0 and change.after < 0]
     if short and not new.may_go_negative:
         raise Conflict(
             f"{short[0].location_id!r} has {short[0].before} of {short[0].item_id!r}, not "
             f"{new.quantity}: count it first, or allow it to go negative"
         )
-    return get(connection, new_id), changes
+    outbox.tell(connection, "movement.recorded", done.as_json(), now, item_id=done.item_id)
+    return done, changes
 
 
-def void(connection: Connection, id: str, now: float) -> list[StockChange]:
+def void(connection: Connection, id: str, by: str, now: float) -> list[StockChange]:
     """Take the movement back; without effect when it was. Raises Unknown."""
-    done = get(connection, id)
-    if done.voided_at is not None:
+    lock_ledger(connection)
+    if get(connection, id).voided_at is not None:
         return []
-    connection.execute(update(movement).where(movement.c.id == id).values(voided_at=now))
+    connection.execute(
+        update(movement).where(movement.c.id == id).values(voided_at=now, voided_by=by)
+    )
     index_movements(connection, [id])
-    return _refold(connection, done, "void", now)
+    done = get(connection, id)
+    changes = _refold(connection, done, "void", now)
+    outbox.tell(connection, "movement.voided", done.as_json(), now, item_id=done.item_id)
+    return changes
 
 
 def get(connection: Connection, id: str) -> Movement:
     """The movement; raises Unknown."""
-    row = connection.execute(select(movement).where(movement.c.id == id)).one_or_none()
-    if row is None:
+    found = of_ids(connection, [id])
+    if not found:
         raise Unknown("movement", id)
+    return found[id]
+
+
+def of_ids(connection: Connection, ids: Collection[str]) -> dict[str, Movement]:
+    """Those of the movements that there are, by id."""
+    query = _MOVEMENTS.where(movement.c.id.in_(ids))
+    return {row["id"]: from_row(row) for row in connection.execute(query).mappings()}
+
+
+def from_row(row: RowMapping) -> Movement:
+    """The movement of a row of ``movements``."""
     return Movement(
-        id=row.id,
-        key=row.key,
-        kind=MovementKind(row.kind),
-        item_id=row.item_id,
-        quantity=row.units,
-        source=_real(row.from_id),
-        target=_real(row.to_id) or row.counted_id,
-        at=row.moved_at,
-        by=row.by,
-        voided_at=row.voided_at,
+        id=row["id"],
+        key=row["key"],
+        kind=MovementKind(row["kind"]),
+        item_id=row["item_id"],
+        quantity=row["units"],
+        source=_real(row["from_id"]),
+        target=_real(row["to_id"]) or row["counted_id"],
+        at=row["moved_at"],
+        by=row["by"],
+        reason=row["reason"],
+        lot=row["lot_name"],
+        expires_on=date.fromisoformat(row["expires_on"]) if row["expires_on"] else None,
+        recorded_at=row["recorded_at"],
+        voided_at=row["voided_at"],
+        voided_by=row["voided_by"],
     )
+
+
+_MOVEMENTS: Final = select(movement, lot.c.name.label("lot_name"), lot.c.expires_on).outerjoin(
+    lot, lot.c.id == movement.c.lot_id
+)
 
 
 def _real(end: str | None) -> str | None:
@@ -154,12 +238,13 @@ def _same(connection: Connection, id: str, new: NewMovement) -> Movement:
     known = get(connection, id)
     said = select(movement.c.item, movement.c.amount).where(movement.c.id == id)
     item, amount = connection.execute(said).one()
-    if (known.kind, known.source, known.target, item, amount) != (
+    if (known.kind, known.source, known.target, item, amount, known.lot) != (
         new.kind,
         new.source,
         new.target,
         new.item,
         new.quantity,
+        new.lot_name,
     ):
         raise Conflict(f"{known.key!r} names a {known.kind} already; use a key once")
     return known
@@ -184,10 +269,35 @@ def _insert(connection: Connection, new: NewMovement, name: dict[str, str], now:
             moved_at=at,
             by=new.by,
             recorded_at=now,
+            reason=new.reason,
+            lot_id=_lot(connection, new, meaning.item_id, now),
             item_id=meaning.item_id,
             units=new.quantity * meaning.units,
         )
     )
+
+
+def _lot(connection: Connection, new: NewMovement, item_id: str, now: float) -> int | None:
+    """The id of the movement's lot, which a delivery makes."""
+    name, day = new.lot_name, new.expires_on.isoformat() if new.expires_on else None
+    if name is None:
+        return None
+    if new.kind is MovementKind.RECEIVE:
+        made: dict[str, object] = {
+            "item_id": item_id,
+            "name": name,
+            "expires_on": day,
+            "created_at": now,
+        }
+        insert_new(connection, lot, [made])
+    query = select(lot.c.id, lot.c.expires_on).where(lot.c.item_id == item_id, lot.c.name == name)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise Unknown(f"lot of {item_id!r}", name)
+    if day not in (None, row.expires_on):
+        raise Conflict(f"lot {name!r} of {item_id!r} expires on {row.expires_on}, not {day}")
+    found: int = row.id
+    return found
 
 
 def _ends(new: NewMovement) -> dict[str, str | None]:
