@@ -13,6 +13,8 @@ from capturekit.store.items import Item
 from capturekit.store.levels import ParLevel
 from capturekit.store.locations import Location
 from capturekit.store.movements import Movement, MovementKind, NewMovement
+from capturekit.store.outbox import Event, Noticing, Outbox
+from capturekit.store.outlets import Outlet, Outlets
 from capturekit.store.page import Page
 from capturekit.store.review import Proposal
 from capturekit.store.runs import Run, RunRecord
@@ -26,6 +28,8 @@ from capturekit.store.stock import (
     StockSort,
     Why,
 )
+from capturekit.store.webhooks import Attempt as WebhookAttempt
+from capturekit.store.webhooks import Webhook, Webhooks
 
 __all__ = [
     "Alert",
@@ -36,6 +40,7 @@ __all__ = [
     "Captures",
     "Device",
     "Devices",
+    "Event",
     "Evidence",
     "Inventory",
     "Item",
@@ -46,6 +51,9 @@ __all__ = [
     "MovementKind",
     "NewCapture",
     "NewMovement",
+    "Outbox",
+    "Outlet",
+    "Outlets",
     "Page",
     "ParLevel",
     "Principal",
@@ -58,6 +66,9 @@ __all__ = [
     "StockRow",
     "StockSort",
     "Store",
+    "Webhook",
+    "WebhookAttempt",
+    "Webhooks",
     "Why",
 ]
 
@@ -77,6 +88,11 @@ class Store:
         clock: Callable[[], float] = time.time,
         threshold: float = 0.5,
     ) -> None:
+        self.outbox = Outbox(database, clock)
+        self.outlets = Outlets(database, clock)
+        # What it writes here may be told; it wakes those who tell.
+        noticing = Noticing(database, self.outbox.ring)
+        self.webhooks = Webhooks(noticing, clock)
         self.devices = Devices(database, clock)
-        self.captures = Captures(database, clock, threshold)
-        self.inventory = Inventory(database, clock)
+        self.captures = Captures(noticing, clock, threshold)
+        self.inventory = Inventory(noticing, clock)

@@ -431,6 +431,7 @@ webhook = Table(
     Column("created_at", Float, nullable=False),
     Column("disabled_at", Float),
     Column("failures", Integer, nullable=False),
+    Column("failing_since", Float),
     Column("next_try_at", Float, nullable=False),
 )
 

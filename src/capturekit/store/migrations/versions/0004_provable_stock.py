@@ -133,6 +133,7 @@ def _create_outbox() -> None:
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("disabled_at", sa.Float()),
         sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("failing_since", sa.Float()),
         sa.Column("next_try_at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(["id"], ["outlet.id"], name="fk_webhook_id"),
         sa.PrimaryKeyConstraint("id", name="pk_webhook"),
