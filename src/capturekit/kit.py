@@ -189,11 +189,9 @@ class CaptureKit:
         """The revision of the database's schema."""
         return await migrations.revision(self._database)
 
-    def database_bytes(self) -> int:
+    async def database_bytes(self) -> int:
         """Size of the database with its write-ahead log."""
-        path = self.settings.database_path
-        files = (path, path.with_name(path.name + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return await self._database.size_bytes()
 
     async def check_database(self) -> list[str]:
         """How the database's tables differ from what this version expects; empty when not."""
@@ -215,18 +213,21 @@ class CaptureKit:
         if self.role is Role.WORKER:
             self._require_shared_data()
         database = await stack.enter_async_context(
-            Database(
-                f"sqlite:///{self.settings.database_path}",
-                is_checkpointing=self.role is Role.SERVER,
-            )
+            Database(self.settings.database, is_checkpointing=self.role is Role.SERVER)
         )
         self._database = database
-        await migrations.upgrade(database)
+        await self._bring_up_to_date(database)
         self.store = Store(database, clock=self._clock, threshold=self.settings.threshold)
         await self._open_queue(stack, database)
         await self._settle_admin_token()
         if self.role is not Role.COMMAND:
             await self._start_work(stack)
+
+    async def _bring_up_to_date(self, database: Database) -> None:
+        """Upgrade the database, unless servers of an older version may be using it."""
+        if self._is_local or await migrations.revision(database) is None:
+            await migrations.upgrade(database)
+        await migrations.require_head(database)
 
     async def _open_queue(self, stack: AsyncExitStack, database: Database) -> None:
         settings = self.settings
@@ -300,7 +301,7 @@ class CaptureKit:
 
     async def _take_over(self) -> None:
         """Pick up what an earlier server left behind, however it ended."""
-        if self._is_transactional and isinstance(self.queue, SqlQueue):
+        if self._is_local and self._is_transactional and isinstance(self.queue, SqlQueue):
             # We hold the lock, so whoever worked inside an earlier server is dead.
             await self.queue.expire_leases(f"{Role.SERVER}-", forgiven=FORGIVEN_KILLS)
         await self.blobs.remove_unfinished()
@@ -333,12 +334,18 @@ class CaptureKit:
                 "CAPTUREKIT_QUEUE_URL is memory://, which a worker process cannot see; "
                 "use sql:// (the default) for the server and its workers"
             )
-        if url != OWN_DATABASE and not self.settings.database_path.exists():
+        path = self.settings.database_path
+        if url != OWN_DATABASE and path is not None and not path.exists():
             raise ConfigError(
                 f"there is no capturekit database in {self.settings.data_dir}: a worker needs the "
                 "data folder of the server whose jobs it takes; share that folder, name it with "
                 "--data, and start the server first"
             )
+
+    @property
+    def _is_local(self) -> bool:
+        """Whether no other server can use the database."""
+        return self.settings.database_path is not None
 
     async def _is_full(self) -> bool:
         """Whether a queue elsewhere holds all it may; with the captures it says so itself."""
@@ -368,6 +375,17 @@ class CaptureKit:
         except (QueueFull, StorageError) as error:
             # The capture is kept, and that is what was acknowledged.
             logger.warning("capture %s waits for a sweep: %s", capture.id, error)
+
+
+async def upgrade_database(settings: Settings) -> str:
+    """Bring the database to this version's schema, and return its revision.
+
+    On a server that is done by hand, when no process of an older version uses it any more.
+    """
+    await anyio.to_thread.run_sync(make_folder, settings.data_dir)
+    async with Database(settings.database, is_checkpointing=False) as database:
+        await migrations.upgrade(database)
+        return migrations.head()
 
 
 def _pipeline(settings: Settings) -> ProcessingPipeline:

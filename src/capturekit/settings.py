@@ -47,6 +47,9 @@ QUEUE_SCHEMES: Final = (
 )
 """Of the URLs that name a queue."""
 
+DATABASE_SCHEMES: Final = ("postgresql", "postgres", "sqlite")
+"""Of the URLs that name a database."""
+
 LoadSignal: TypeAlias = Literal["queue", "event_loop", "memory", "pressure"]
 
 
@@ -137,8 +140,10 @@ class Settings(BaseSettings):
     """Redis or Valkey server in which rate limits are kept, so that several servers share them:
     ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``. While
     it does not answer, each server limits by itself. Default: memory of the server."""
-    database_url: str | None = None
-    """Not used by this version, and refused when set: the database is SQLite in data_dir."""
+    database_url: SecretStr | None = None
+    """Where captures, devices and stock are kept: ``postgresql://USER:PASSWORD@HOST/NAME``, which
+    any number of servers and workers share, or ``sqlite:////PATH.db``. Default: SQLite in
+    data_dir."""
     blob_url: str | None = None
     """Not used by this version, and refused when set: pictures are files in data_dir."""
 
@@ -209,16 +214,34 @@ class Settings(BaseSettings):
             raise ValueError(f"begins with none of {', '.join(QUEUE_SCHEMES)}, then ://")
         return value
 
-    @field_validator("database_url", "blob_url")
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        scheme = "" if value is None else value.get_secret_value().partition(":")[0]
+        if value is not None and scheme.partition("+")[0] not in DATABASE_SCHEMES:
+            raise ValueError(f"begins with none of {', '.join(DATABASE_SCHEMES)}, then ://")
+        return value
+
+    @field_validator("blob_url")
     @classmethod
     def _refuse_what_is_not_there(cls, value: str | None) -> None:
         if value is not None:
-            raise ValueError("this version runs on SQLite and files in data_dir only; unset it")
+            raise ValueError("this version keeps pictures as files in data_dir only; unset it")
 
     @property
-    def database_path(self) -> Path:
-        """The SQLite file."""
-        return self.data_dir.absolute() / "capturekit.db"
+    def database_path(self) -> Path | None:
+        """The SQLite file; None when the database is on a server."""
+        if self.database_url is None:
+            return self.data_dir.absolute() / "capturekit.db"
+        scheme, _, path = self.database_url.get_secret_value().partition("://")
+        return Path(path.removeprefix("/")) if scheme.startswith("sqlite") else None
+
+    @property
+    def database(self) -> str:
+        """The database's URL. It may hold a password."""
+        if self.database_url is None:
+            return f"sqlite:///{self.database_path}"
+        return self.database_url.get_secret_value()
 
 
 def _rules(text: str) -> dict[str, str]:

@@ -87,9 +87,10 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1, port {port}" in ended.stderr
 
 
-def test_a_setting_of_a_later_version_is_refused_by_name(tmp_path: Path) -> None:
-    text = _start_refused(tmp_path, CAPTUREKIT_DATABASE_URL="postgresql://localhost")
+def test_a_database_of_no_kind_we_know_is_refused_without_its_password(tmp_path: Path) -> None:
+    text = _start_refused(tmp_path, CAPTUREKIT_DATABASE_URL="mysql://me:secret@localhost/captures")
     assert "CAPTUREKIT_DATABASE_URL" in text
+    assert "secret" not in text
 
 
 def test_a_redis_url_that_is_none_is_refused_without_its_password(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_rate_limits_are_read(
         ("max_queued", "0"),
         ("executor", "gpu"),
         ("load_signals", "queue,moon"),
-        ("database_url", "postgresql://localhost"),
+        ("database_url", "mysql://localhost/captures"),
         ("max_pixels", "many"),
     ],
 )

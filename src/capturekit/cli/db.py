@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import anyio
 import click
 
 from capturekit.cli.options import data_option, with_kit
@@ -16,15 +17,15 @@ def db() -> None:
 @db.command()
 @data_option
 def upgrade(data_dir: Path | None) -> None:
-    """Bring the database to this version's schema; on SQLite every start does it, too."""
-    from capturekit.kit import CaptureKit
+    """Bring the database to this version's schema.
+
+    On SQLite every start does it, too. On Postgres do it when you install a new version: stop
+    the servers and workers, upgrade, start the new ones.
+    """
+    from capturekit.kit import upgrade_database
     from capturekit.settings import Settings
 
-    async def work(kit: CaptureKit) -> str | None:
-        return await kit.database_revision()
-
-    # Opening the kit is the upgrade.
-    revision = with_kit(Settings.load(data_dir=data_dir), work, may_be_new=True)
+    revision = anyio.run(upgrade_database, Settings.load(data_dir=data_dir))
     click.echo(f"the database is at revision {revision}")
 
 

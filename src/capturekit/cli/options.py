@@ -39,7 +39,8 @@ def with_kit(
     """
     from capturekit.kit import CaptureKit, Role
 
-    if not may_be_new and not settings.database_path.exists():
+    path = settings.database_path
+    if not may_be_new and path is not None and not path.exists():
         raise ConfigError(
             f"there is no capturekit database in {settings.data_dir}; name its folder with --data"
         )

@@ -33,6 +33,8 @@ class _Kind(Protocol):
 
     async def read(self, work: Callable[[Connection], T]) -> T: ...
 
+    async def size_bytes(self) -> int: ...
+
 
 class Database:
     """A database that many tasks of this process use at once.
@@ -97,6 +99,11 @@ class Database:
         """Run ``work`` on one consistent snapshot, in a reader thread. Raises as ``write``."""
         self._require_open()
         return await self._kind.read(work)
+
+    async def size_bytes(self) -> int:
+        """What it takes on the disk, a write-ahead log of SQLite included. Raises as ``read``."""
+        self._require_open()
+        return await self._kind.size_bytes()
 
     @property
     def _is_file(self) -> bool:

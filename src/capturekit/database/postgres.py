@@ -103,6 +103,11 @@ class PostgresDatabase:
         """As ``Database.read``."""
         return await self._in_thread(self._reader, self._readers, work)
 
+    async def size_bytes(self) -> int:
+        """As ``Database.size_bytes``."""
+        query = text("SELECT pg_database_size(current_database())")
+        return await self.read(lambda connection: int(connection.scalars(query).one()))
+
     async def _in_thread(
         self, engine: Engine, limiter: anyio.CapacityLimiter, work: Callable[[Connection], T]
     ) -> T:

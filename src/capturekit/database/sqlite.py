@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 import anyio
@@ -121,6 +122,12 @@ class SqliteDatabase:
                 return work(connection)
 
         return await anyio.to_thread.run_sync(run, limiter=self._readers)
+
+    async def size_bytes(self) -> int:
+        """As ``Database.size_bytes``."""
+        path = Path(self._url.database or "")
+        files = (path, path.with_name(path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def _open(self) -> None:
         self._writer = self._engine(is_writer=True)

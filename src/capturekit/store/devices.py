@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, se
 from capturekit.database import Database
 from capturekit.errors import Conflict, Unknown
 from capturekit.store import locations
-from capturekit.store.schema import credential, device, insert_new, view
+from capturekit.store.schema import credential, device, insert_new, lock_ledger, view
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -222,6 +222,8 @@ def _authenticate(connection: Connection, token: str) -> Principal | None:
 
 
 def _ensure_admin_token(connection: Connection, at: float) -> str | None:
+    # Several servers may start on one database.
+    lock_ledger(connection)
     is_admin = credential.c.kind == PrincipalKind.ADMIN
     if connection.scalar(select(exists().where(is_admin, _is_active()))):
         return None
@@ -229,6 +231,7 @@ def _ensure_admin_token(connection: Connection, at: float) -> str | None:
 
 
 def _set_admin_token(connection: Connection, token: str, at: float) -> None:
+    lock_ledger(connection)
     is_this = credential.c.token_hash == _hash(token)
     connection.execute(
         update(credential)

@@ -245,7 +245,7 @@ async def _storage(request: Request) -> Mapping[str, object]:
     return {
         "blobs": usage.count,
         "blob_bytes": usage.size_bytes,
-        "database_bytes": kit.database_bytes(),
+        "database_bytes": await kit.database_bytes(),
     }
 
 

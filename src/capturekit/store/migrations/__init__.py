@@ -13,6 +13,7 @@ from sqlalchemy import Connection, MetaData, inspect, text
 
 from capturekit.database import Database
 from capturekit.errors import DatabaseTooNew, DatabaseTooOld
+from capturekit.store.schema import lock_ledger
 
 _FOLDER: Final = Path(__file__).parent
 
@@ -63,6 +64,7 @@ async def check(database: Database, *metadatas: MetaData) -> list[str]:
 
 def upgrade_within(connection: Connection, target: str = "head") -> str | None:
     """``upgrade`` in the caller's transaction, up to the revision ``target``."""
+    lock_ledger(connection)
     found = _revision(connection)
     _refuse_unknown(found)
     if found != head():
