@@ -203,6 +203,37 @@ def of_ids(connection: Connection, ids: Collection[str]) -> dict[str, Movement]:
     return {row["id"]: from_row(row) for row in connection.execute(query).mappings()}
 
 
+def between(
+    connection: Connection,
+    item_id: str,
+    location_id: str,
+    after: float | None,
+    until: float | None,
+    *,
+    limit: int,
+) -> tuple[Movement, ...]:
+    """Those into and out of a location in this time that hold, the last done first.
+
+    None is the beginning, and now. Counts are not among them.
+    """
+    found: dict[str, Movement] = {}
+    for end in (movement.c.from_id, movement.c.to_id):
+        query = (
+            _MOVEMENTS.where(
+                movement.c.item_id == item_id, end == location_id, movement.c.voided_at.is_(None)
+            )
+            .order_by(movement.c.moved_at.desc(), movement.c.id)
+            .limit(limit)
+        )
+        if after is not None:
+            query = query.where(movement.c.moved_at > after)
+        if until is not None:
+            query = query.where(movement.c.moved_at <= until)
+        found |= {row["id"]: from_row(row) for row in connection.execute(query).mappings()}
+    newest = sorted(found.values(), key=lambda one: (-one.at, one.id))
+    return tuple(newest[:limit])
+
+
 def from_row(row: RowMapping) -> Movement:
     """The movement of a row of ``movements``."""
     return Movement(

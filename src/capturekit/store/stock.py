@@ -7,10 +7,13 @@ from typing import Final
 
 from pydantic import JsonValue
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    FromClause,
     RowMapping,
     Select,
+    cast,
     func,
     or_,
     select,
@@ -18,10 +21,11 @@ from sqlalchemy import (
 )
 
 from capturekit.errors import Unknown
-from capturekit.store import items
+from capturekit.store import items, movements
 from capturekit.store.movements import Movement
 from capturekit.store.movements import get as get_movement
 from capturekit.store.page import from_cursor, to_cursor
+from capturekit.store.past import STOCK_THEN
 from capturekit.store.schema import (
     capture,
     item,
@@ -47,13 +51,6 @@ class StockSort(StrEnum):
     """Least first."""
     LAST_SEEN = "last_seen_at"
     """Longest ago first, never seen before all."""
-
-
-_SORTED_BY: Final[dict[StockSort, ColumnElement[object]]] = {
-    StockSort.NAME: item.c.name,
-    StockSort.QUANTITY: stock.c.quantity,
-    StockSort.LAST_SEEN: func.coalesce(stock.c.last_seen_at, 0.0),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +109,18 @@ class StockQuery:
     sort: StockSort = StockSort.NAME
     cursor: str | None = None
     limit: int = 100
+    as_of: float | None = None
+    """A time, in seconds since 1970, UTC; None is now."""
+
+    @property
+    def rows(self) -> FromClause:
+        """Where the figures stand: ``stock``, or what it was then."""
+        return stock if self.as_of is None else STOCK_THEN
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What statements on ``rows`` need to know."""
+        return {} if self.as_of is None else {"as_of": self.as_of}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,46 +182,54 @@ class Why:
     stock: StockRow
     basis: Basis | Movement | None
     """A camera's reading, a person's count, or nothing but movements."""
+    movements: tuple[Movement, ...]
+    """What people moved after it, which the figure includes; newest first, at most 50."""
     moves: tuple[Move, ...]
-    """Of this item, into and out of this place, newest first; at most 50."""
+    """Lines of the ledger, into and out of this place, newest first; at most 50. They were
+    written up to the time asked for."""
 
 
 def page(connection: Connection, query: StockQuery) -> StockPage:
     """The part of the list that ``query`` asks for; see ``Inventory.stock``."""
-    sorted_by = _SORTED_BY[query.sort]
-    position = tuple_(sorted_by, stock.c.item_id, stock.c.location_id)
-    statement = _lines(query).order_by(sorted_by, stock.c.item_id, stock.c.location_id)
+    rows = query.rows
+    sorted_by = _sorted_by(query)
+    place = (sorted_by, rows.c.item_id, rows.c.location_id)
+    statement = _lines(query).order_by(*place)
     if query.cursor is not None:
-        statement = statement.where(position > tuple_(*from_cursor(query.cursor, 3)))
-    found = connection.execute(
-        statement.add_columns(sorted_by.label("sorted_by")).limit(query.limit + 1)
-    )
-    rows = found.mappings().all()
-    shown = rows[: query.limit]
+        statement = statement.where(tuple_(*place) > tuple_(*from_cursor(query.cursor, 3)))
+    limited = statement.add_columns(sorted_by.label("sorted_by")).limit(query.limit + 1)
+    found = connection.execute(limited, query.values).mappings().all()
+    shown = found[: query.limit]
     updated_at = connection.scalar(select(move.c.recorded_at).order_by(move.c.seq.desc()).limit(1))
     return StockPage(
         tuple(_with_codes(connection, shown)),
-        _cursor(shown[-1]) if len(rows) > query.limit else None,
+        _cursor(shown[-1]) if len(found) > query.limit else None,
         updated_at,
     )
 
 
-def sums(connection: Connection, location_id: str | None) -> list[ItemSum]:
+def sums(connection: Connection, query: StockQuery) -> list[ItemSum]:
     """Sums over a location and all below it, or over all that are real; by name."""
-    query = _lines(StockQuery(location=location_id)).subquery()
+    lines = _lines(query).subquery()
     summed = (
-        select(query.c.item_id, query.c.name, query.c.unit, func.sum(query.c.quantity))
-        .group_by(query.c.item_id, query.c.name, query.c.unit)
-        .order_by(query.c.name, query.c.item_id)
+        select(
+            lines.c.item_id,
+            lines.c.name,
+            lines.c.unit,
+            cast(func.sum(lines.c.quantity), BigInteger),
+        )
+        .group_by(lines.c.item_id, lines.c.name, lines.c.unit)
+        .order_by(lines.c.name, lines.c.item_id)
     )
-    return [ItemSum(*row[:3], int(row[3])) for row in connection.execute(summed)]
+    return [ItemSum(*row) for row in connection.execute(summed, query.values)]
 
 
-def why(connection: Connection, item_id: str, location_id: str) -> Why:
+def why(connection: Connection, item_id: str, location_id: str, as_of: float | None) -> Why:
     """See ``Inventory.why``."""
-    query = _lines(StockQuery(item=item_id)).where(stock.c.location_id == location_id)
-    with_basis = query.add_columns(stock.c.basis_run_id, stock.c.basis_movement_id)
-    row = connection.execute(with_basis).mappings().one_or_none()
+    query = StockQuery(item=item_id, as_of=as_of)
+    lines = _lines(query).where(query.rows.c.location_id == location_id)
+    with_basis = lines.add_columns(query.rows.c.basis_run_id, query.rows.c.basis_movement_id)
+    row = connection.execute(with_basis, query.values).mappings().one_or_none()
     if row is None:
         raise Unknown("stock", f"{item_id} in {location_id}")
     basis: Basis | Movement | None = None
@@ -220,39 +237,54 @@ def why(connection: Connection, item_id: str, location_id: str) -> Why:
         basis = get_movement(connection, row["basis_movement_id"])
     elif row["basis_run_id"] is not None:
         basis = _basis(connection, row["basis_run_id"], item_id, location_id)
-    return Why(_with_codes(connection, [row])[0], basis, _moves(connection, item_id, location_id))
+    between = (row["counted_at"], as_of)
+    return Why(
+        _with_codes(connection, [row])[0],
+        basis,
+        movements.between(connection, item_id, location_id, *between, limit=MOVES_SHOWN),
+        _moves(connection, item_id, location_id, as_of),
+    )
+
+
+def _sorted_by(query: StockQuery) -> ColumnElement[object]:
+    if query.sort is StockSort.NAME:
+        return item.c.name
+    if query.sort is StockSort.QUANTITY:
+        return query.rows.c.quantity
+    return func.coalesce(query.rows.c.last_seen_at, 0.0)
 
 
 def _lines(query: StockQuery) -> Select[tuple[object, ...]]:
     """Stock rows that mean something, of real locations, as the query filters them."""
+    rows = query.rows
     lines = (
         select(
-            stock.c.item_id,
+            rows.c.item_id,
             item.c.name,
-            stock.c.quantity,
+            rows.c.quantity,
             item.c.unit,
-            stock.c.location_id.label("location"),
-            stock.c.confidence,
-            stock.c.last_seen_at,
-            stock.c.counted_at,
-            stock.c.version,
+            rows.c.location_id.label("location"),
+            rows.c.confidence,
+            rows.c.last_seen_at,
+            rows.c.counted_at,
+            rows.c.version,
         )
-        .join(item, item.c.id == stock.c.item_id)
-        .join(location, location.c.id == stock.c.location_id)
+        .join(item, item.c.id == rows.c.item_id)
+        .join(location, location.c.id == rows.c.location_id)
         .where(
             location.c.is_virtual.is_(False),
             # Other rows were left by facts since corrected: nothing was ever there.
-            or_(stock.c.quantity != 0, stock.c.last_seen_at.is_not(None)),
+            or_(rows.c.quantity != 0, rows.c.last_seen_at.is_not(None)),
         )
     )
     if query.location is not None:
-        lines = lines.where(stock.c.location_id.in_(within(query.location)))
+        lines = lines.where(rows.c.location_id.in_(within(query.location)))
     if query.item is not None:
-        lines = lines.where(stock.c.item_id == query.item)
+        lines = lines.where(rows.c.item_id == query.item)
     if query.text is not None:
         coded = select(item_code.c.item_id).where(item_code.c.code == query.text)
         named = item.c.name.icontains(query.text, autoescape=True)
-        lines = lines.where(or_(named, stock.c.item_id.in_(coded)))
+        lines = lines.where(or_(named, rows.c.item_id.in_(coded)))
     return lines
 
 
@@ -296,7 +328,9 @@ def _basis(connection: Connection, run_id: str, item_id: str, location_id: str) 
     return Basis(*row, tuple(Evidence(*one) for one in connection.execute(seen)))
 
 
-def _moves(connection: Connection, item_id: str, location_id: str) -> tuple[Move, ...]:
+def _moves(
+    connection: Connection, item_id: str, location_id: str, until: float | None
+) -> tuple[Move, ...]:
     columns = (
         move.c.seq,
         move.c.from_id,
@@ -314,6 +348,8 @@ def _moves(connection: Connection, item_id: str, location_id: str) -> tuple[Move
             .order_by(move.c.seq.desc())
             .limit(MOVES_SHOWN)
         )
+        if until is not None:
+            newest = newest.where(move.c.recorded_at <= until)
         found += [Move(*row) for row in connection.execute(newest)]
     found.sort(key=lambda one: one.seq, reverse=True)
     return tuple(found[:MOVES_SHOWN])
