@@ -255,6 +255,12 @@ movement = Table(
     # Covering, so that a sum reads the index alone.
     Index(None, "item_id", "to_id", "moved_at", "voided_at", "units"),
     Index(None, "item_id", "from_id", "moved_at", "voided_at", "units"),
+    Index(
+        "ix_movement_of_lots",
+        "item_id",
+        sqlite_where=text("lot_id IS NOT NULL"),
+        postgresql_where=text("lot_id IS NOT NULL"),
+    ),
 )
 
 move = Table(
@@ -273,6 +279,10 @@ move = Table(
     CheckConstraint("quantity > 0", name="quantity"),
     Index(None, "item_id", "from_id", "seq"),
     Index(None, "item_id", "to_id", "seq"),
+    Index(None, "item_id", "seq"),
+    Index(None, "from_id", "seq"),
+    Index(None, "to_id", "seq"),
+    Index(None, "recorded_at", "seq"),
     Index(None, "cause_id"),
 )
 
@@ -361,6 +371,7 @@ lot = Table(
     Column("expires_on", NAME),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("item_id", "name"),
+    Index(None, "expires_on"),
 )
 """Units of an item that came together; ``expires_on`` is a day as YYYY-MM-DD."""
 
@@ -368,7 +379,7 @@ par_level = Table(
     "par_level",
     metadata,
     Column("item_id", NAME, ForeignKey("item.id"), primary_key=True),
-    Column("location_id", NAME, ForeignKey("location.id"), primary_key=True),
+    Column("location_id", NAME, ForeignKey("location.id"), primary_key=True, index=True),
     Column("minimum", BigInteger, nullable=False),
     Column("restocked_at", BigInteger, nullable=False),
     Column("min_confidence", Float, nullable=False),

@@ -51,14 +51,9 @@ class Deed:
 
 
 def _deed(
-    at: float,
-    kind: MovementKind,
-    item: str,
-    quantity: int,
-    is_voided: bool,
-    swap: bool,  # noqa: FBT001
+    at: float, kind: MovementKind, item: str, *, quantity: int, is_voided: bool, is_back: bool
 ) -> Deed:
-    ends = PLACES[::-1] if swap else PLACES
+    ends = PLACES[::-1] if is_back else PLACES
     has_source = kind in (MovementKind.USE, MovementKind.MOVE, MovementKind.WRITE_OFF)
     has_target = kind in (MovementKind.RECEIVE, MovementKind.MOVE, MovementKind.COUNT)
     source, target = ends[0] if has_source else None, ends[1] if has_target else None
@@ -81,9 +76,9 @@ _deeds = st.builds(
     _times,
     st.sampled_from(MovementKind),
     st.sampled_from(ITEMS),
-    st.integers(1, 4),
-    st.booleans(),
-    st.booleans(),
+    quantity=st.integers(1, 4),
+    is_voided=st.booleans(),
+    is_back=st.booleans(),
 )
 
 

@@ -217,6 +217,11 @@ def _create_indexes() -> None:
     op.create_index("ix_run_thumbnail_sha256", "run", ["thumbnail_sha256"])
     op.create_index("ix_run_fingerprint", "run", ["fingerprint"])
     op.create_index("ix_move_cause_id", "move", ["cause_id"])
+    for column in ("item_id", "from_id", "to_id", "recorded_at"):
+        op.create_index(f"ix_move_{column}_seq", "move", [column, "seq"])
+    op.create_index("ix_lot_expires_on", "lot", ["expires_on"])
+    op.create_index("ix_par_level_location_id", "par_level", ["location_id"])
+    _index("ix_movement_of_lots", "movement", "item_id", where="lot_id IS NOT NULL")
     op.create_index("ix_stock_basis_run_id", "stock", ["basis_run_id"])
     _index("ix_capture_kept", "capture", "received_at", where="picture_removed_at IS NULL")
     _index("ix_live_count_doubted", "live_count", "capture_id", where="NOT is_plausible")
