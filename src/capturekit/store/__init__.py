@@ -8,6 +8,7 @@ from capturekit.store.alerts import Alert, AlertKind
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
 from capturekit.store.changes import StockChange
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
+from capturekit.store.history import HistoryEnd, HistoryLine, Origin
 from capturekit.store.inventory import Inventory
 from capturekit.store.items import Item
 from capturekit.store.levels import ParLevel
@@ -42,6 +43,8 @@ __all__ = [
     "Devices",
     "Event",
     "Evidence",
+    "HistoryEnd",
+    "HistoryLine",
     "Inventory",
     "Item",
     "ItemSum",
@@ -51,6 +54,7 @@ __all__ = [
     "MovementKind",
     "NewCapture",
     "NewMovement",
+    "Origin",
     "Outbox",
     "Outlet",
     "Outlets",

@@ -7,6 +7,7 @@ from capturekit.database import Database
 from capturekit.store import (
     alerts,
     counts,
+    history,
     items,
     levels,
     locations,
@@ -18,6 +19,7 @@ from capturekit.store import (
 from capturekit.store.alerts import Alert
 from capturekit.store.changes import Key, StockChange
 from capturekit.store.counts import Counts
+from capturekit.store.history import HistoryLine, HistoryQuery
 from capturekit.store.items import Item, Meaning
 from capturekit.store.levels import NewParLevel, ParLevel
 from capturekit.store.locations import Location
@@ -88,6 +90,25 @@ class Inventory:
         return await self._database.read(
             partial(stock.why, item_id=item, location_id=location, as_of=as_of)
         )
+
+    async def history(
+        self,
+        *,
+        item: str | None = None,
+        location: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[HistoryLine]:
+        """Lines of the ledger, the last written first, with who or what caused each.
+
+        ``location`` is that place alone, without those below it. ``since`` and ``until`` are
+        when lines were written, in seconds since 1970, UTC. Raises ValueError for a cursor
+        that is none.
+        """
+        query = HistoryQuery(item, location, since, until, cursor, limit)
+        return await self._database.read(partial(history.page, query=query))
 
     async def move(self, new: NewMovement) -> tuple[Movement, list[StockChange]]:
         """Do what a person says was done.
