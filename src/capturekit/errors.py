@@ -219,5 +219,9 @@ class Conflict(CaptureKitError):
     """What was asked does not fit the present state; the message says what does."""
 
 
+class InvalidSignature(CaptureKitError):
+    """What came to a webhook was not signed with its secret, or too long ago."""
+
+
 class NotAuthorized(CaptureKitError):
     """The credential is missing, wrong or revoked; the answer is the same for all three."""
