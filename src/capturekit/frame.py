@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from types import MappingProxyType
 from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
@@ -60,6 +61,10 @@ class Observation(BaseModel):
     box: tuple[Point, ...] = ()
     """A polygon in pixels of the upright picture, x to the right and y down."""
     location: str | None = None
+    lot: Annotated[str | None, Field(max_length=100)] = None
+    """As printed on the package."""
+    expires_on: date | None = None
+    """The day after which it should not be used, as printed on the package."""
 
     @model_validator(mode="after")
     def _names_one_thing(self) -> Self:

@@ -10,9 +10,10 @@ from capturekit.store.changes import StockChange
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
 from capturekit.store.history import HistoryEnd, HistoryLine, Origin
 from capturekit.store.inventory import Inventory
-from capturekit.store.items import Item
+from capturekit.store.items import Item, ItemCode, ItemEntry
 from capturekit.store.levels import ParLevel
 from capturekit.store.locations import Location
+from capturekit.store.lots import Expiring, Lot, Lots
 from capturekit.store.movements import Movement, MovementKind, NewMovement
 from capturekit.store.outbox import Event, Noticing, Outbox
 from capturekit.store.outlets import Outlet, Outlets
@@ -43,12 +44,17 @@ __all__ = [
     "Devices",
     "Event",
     "Evidence",
+    "Expiring",
     "HistoryEnd",
     "HistoryLine",
     "Inventory",
     "Item",
+    "ItemCode",
+    "ItemEntry",
     "ItemSum",
     "Location",
+    "Lot",
+    "Lots",
     "Move",
     "Movement",
     "MovementKind",

@@ -1,6 +1,7 @@
 """Stock: what there is, why, and what people may say and do about it."""
 
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from capturekit.database import Database
@@ -11,6 +12,7 @@ from capturekit.store import (
     items,
     levels,
     locations,
+    lots,
     movements,
     review,
     runs,
@@ -20,9 +22,10 @@ from capturekit.store.alerts import Alert
 from capturekit.store.changes import Key, StockChange
 from capturekit.store.counts import Counts
 from capturekit.store.history import HistoryLine, HistoryQuery
-from capturekit.store.items import Item, Meaning
+from capturekit.store.items import Item, ItemEntry, Meaning
 from capturekit.store.levels import NewParLevel, ParLevel
 from capturekit.store.locations import Location
+from capturekit.store.lots import Expiring, Lots
 from capturekit.store.movements import Movement, NewMovement
 from capturekit.store.page import Page
 from capturekit.store.review import Proposal
@@ -160,6 +163,20 @@ class Inventory:
         """Give the item another name, and another unit unless that is None. Raises Unknown."""
         return await self._database.write(partial(items.rename, id=item, name=name, unit=unit))
 
+    async def items(
+        self, *, text: str | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[ItemEntry]:
+        """The catalogue of items with their codes, by id.
+
+        ``text`` is part of a name, or a whole code or id.
+        """
+        work = partial(items.page, text=text, cursor=cursor, limit=limit)
+        return await self._database.read(work)
+
+    async def item(self, id: str) -> ItemEntry:
+        """The item with its codes; raises Unknown."""
+        return await self._database.read(partial(items.entry, id=id))
+
     async def assign_code(self, code: str, item: str, quantity: int = 1) -> list[StockChange]:
         """Let the code stand for so many units of the item, for the past as well.
 
@@ -171,6 +188,31 @@ class Inventory:
         return await self._database.write(
             partial(items.assign_code, code=code, meaning=meaning, at=self._clock())
         )
+
+    async def release_code(self, code: str, item: str) -> list[StockChange]:
+        """Take the code from the item: it names one of its own again, with all that came under it.
+
+        Raises Unknown unless it is the item's.
+        """
+        work = partial(items.release_code, code=code, item_id=item, at=self._clock())
+        return await self._database.write(work)
+
+    async def lots(self, item: str, location: str | None = None) -> Lots:
+        """What lots stock of the item is made of, in a place and all below it, or in all.
+
+        Worked out from what was received, moved and used up by lot, and from lots and days that
+        the newest count read off packages. Raises Unknown for the item.
+        """
+        work = partial(lots.of_item, item_id=item, location_id=location)
+        return await self._database.read(work)
+
+    async def expiring(
+        self, within_days: int = 7, *, location: str | None = None
+    ) -> list[Expiring]:
+        """Stock that expires within so many days from today, UTC, or did; the first first."""
+        until = datetime.fromtimestamp(self._clock(), UTC).date() + timedelta(within_days)
+        work = partial(lots.expiring, until=until, location_id=location)
+        return await self._database.read(work)
 
     async def add_location(
         self, id: str, name: str | None = None, *, parent: str | None = None

@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, Select, or_, select, union, update
 
 from capturekit.errors import Unknown
 from capturekit.store.changes import Cause, Key, StockChange
 from capturekit.store.fold import index_captures, index_movements, refold
+from capturekit.store.page import Page, from_cursor, to_cursor
 from capturekit.store.schema import (
     MAX_CODE_QUANTITY,
     insert_new,
@@ -33,6 +35,32 @@ class Item:
     id: str
     name: str
     unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCode:
+    """A code that names an item."""
+
+    code: str
+    quantity: int
+    """How many of the item one such code stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemEntry:
+    """An item as the catalogue lists it."""
+
+    id: str
+    name: str
+    unit: str | None
+    codes: tuple[ItemCode, ...]
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The entry as the HTTP API and the command line show it."""
+        codes: list[JsonValue] = [
+            {"code": one.code, "quantity": one.quantity} for one in self.codes
+        ]
+        return {"item_id": self.id, "name": self.name, "unit": self.unit, "codes": codes}
 
 
 class Meaning(NamedTuple):
@@ -67,6 +95,44 @@ def rename(connection: Connection, id: str, name: str, unit: str | None) -> Item
     values = {"name": name} if unit is None else {"name": name, "unit": unit}
     connection.execute(update(item).where(item.c.id == id).values(values))
     return get(connection, id)
+
+
+def page(
+    connection: Connection,
+    *,
+    text: str | None = None,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> Page[ItemEntry]:
+    """The catalogue, by id; ``text`` is part of a name, or a whole code or id."""
+    query = select(item.c.id, item.c.name, item.c.unit).order_by(item.c.id).limit(limit + 1)
+    if text is not None:
+        coded = select(item_code.c.item_id).where(item_code.c.code == text)
+        named = item.c.name.icontains(text, autoescape=True)
+        query = query.where(or_(named, item.c.id == text, item.c.id.in_(coded)))
+    if cursor is not None:
+        query = query.where(item.c.id > from_cursor(cursor, 1)[0])
+    found = connection.execute(query).all()
+    shown = found[:limit]
+    codes = entry_codes(connection, [row.id for row in shown])
+    entries = tuple(ItemEntry(*row, tuple(codes.get(row.id, ()))) for row in shown)
+    return Page(entries, to_cursor([shown[-1].id]) if len(found) > limit else None)
+
+
+def entry(connection: Connection, id: str) -> ItemEntry:
+    """The item with its codes; raises Unknown."""
+    one = get(connection, id)
+    codes = entry_codes(connection, [id]).get(id, ())
+    return ItemEntry(one.id, one.name, one.unit, tuple(codes))
+
+
+def entry_codes(connection: Connection, item_ids: Collection[str]) -> dict[str, list[ItemCode]]:
+    """The codes of each item that has some, with what they stand for, in order."""
+    query = select(item_code).where(item_code.c.item_id.in_(item_ids)).order_by(item_code.c.code)
+    codes: dict[str, list[ItemCode]] = {}
+    for row in connection.execute(query):
+        codes.setdefault(row.item_id, []).append(ItemCode(row.code, row.quantity))
+    return codes
 
 
 def codes_of(connection: Connection, item_ids: Collection[str]) -> dict[str, list[str]]:
@@ -126,6 +192,15 @@ def assign_code(
     index_captures(connection, _captures_naming(code))
     index_movements(connection, select(movement.c.id).where(movement.c.item == code))
     return refold(connection, keys | _keys_named(connection, code), Cause("code", code, at))
+
+
+def release_code(connection: Connection, code: str, item_id: str, at: float) -> list[StockChange]:
+    """Let the code name an item of its own again. Raises Unknown unless it is the item's."""
+    lock_ledger(connection)
+    if _assigned(connection, [code]).get(code, Meaning("", 0)).item_id != item_id:
+        raise Unknown(f"code of {item_id!r}", code)
+    ensure_items(connection, [code], at)
+    return assign_code(connection, code, Meaning(code, 1), at)
 
 
 def _named(code: str) -> ColumnElement[bool]:

@@ -203,5 +203,7 @@ def _values(one: Observation, threshold: float) -> dict[str, object]:
         "quantity": one.quantity,
         "confidence": one.confidence,
         "box": [list(point) for point in one.box] or None,
+        "lot": one.lot,
+        "expires_on": one.expires_on.isoformat() if one.expires_on else None,
         "is_confident": one.confidence >= threshold and one.quantity <= MAX_QUANTITY,
     }

@@ -310,6 +310,14 @@ live_count = Table(
         postgresql_where=text("NOT is_plausible"),
     ),
     Index(
+        "ix_live_count_empty",
+        "item_id",
+        "location_id",
+        "counted_at",
+        sqlite_where=text("quantity = 0"),
+        postgresql_where=text("quantity = 0"),
+    ),
+    Index(
         "ix_live_count_seen",
         "item_id",
         "location_id",

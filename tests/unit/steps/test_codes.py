@@ -12,6 +12,7 @@ from capturekit.frame import Frame
 from capturekit.pipeline import ProcessingPipeline
 from capturekit.steps import Code, Codes, ReadCodes
 from capturekit.steps.codes import RETAIL, Effort
+from capturekit.steps.gs1 import Gs1
 from tests import pictures_codes
 from tests.pictures import Label, ean13, jpeg, shelf, turned
 from tests.pictures_codes import EVERY, empty, photo
@@ -349,6 +350,20 @@ def test_a_gs1_label_is_one_unit_of_its_product(format: str) -> None:
     assert code.gs1.expiry == date(2026, 7, 31)
     seen = code.observed("codes")
     assert (seen.code, seen.quantity) == ("9501101530003", 1)
+    assert (seen.lot, seen.expires_on) == ("AB-123", date(2026, 7, 31))
+
+
+def test_what_is_best_before_a_day_expires_then() -> None:
+    seen = coded("(01)09501101530003(15)260731", "Code128", gs1=True).observed("codes")
+
+    assert (seen.lot, seen.expires_on) == (None, date(2026, 7, 31))
+
+
+@pytest.mark.parametrize("lot", ["x" * 21, "x" * 4000, "a\x00b", ""])
+def test_a_lot_that_is_none_is_left_out(lot: str) -> None:
+    code = Code("QRCode", "x", ((0, 0), (1, 0), (1, 1), (0, 1)), "fast", gs1=Gs1(lot=lot))
+
+    assert code.observed("codes").lot is None
 
 
 def test_a_label_of_contents_is_as_many_as_it_says() -> None:

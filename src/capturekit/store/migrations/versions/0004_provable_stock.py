@@ -221,12 +221,20 @@ def _create_indexes() -> None:
         op.create_index(f"ix_move_{column}_seq", "move", [column, "seq"])
     op.create_index("ix_lot_expires_on", "lot", ["expires_on"])
     op.create_index("ix_par_level_location_id", "par_level", ["location_id"])
+    _index(
+        "ix_live_count_empty",
+        "live_count",
+        "item_id",
+        "location_id",
+        "counted_at",
+        where="quantity = 0",
+    )
     _index("ix_movement_of_lots", "movement", "item_id", where="lot_id IS NOT NULL")
     op.create_index("ix_stock_basis_run_id", "stock", ["basis_run_id"])
     _index("ix_capture_kept", "capture", "received_at", where="picture_removed_at IS NULL")
     _index("ix_live_count_doubted", "live_count", "capture_id", where="NOT is_plausible")
 
 
-def _index(name: str, table: str, column: str, *, where: str) -> None:
+def _index(name: str, table: str, *columns: str, where: str) -> None:
     condition = sa.text(where)
-    op.create_index(name, table, [column], sqlite_where=condition, postgresql_where=condition)
+    op.create_index(name, table, columns, sqlite_where=condition, postgresql_where=condition)
