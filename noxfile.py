@@ -15,6 +15,16 @@ EXTRAS = "server,redis,postgres,heic,onnx,vision"
 """Those that any test needs."""
 TESTED = f".[{EXTRAS}]"
 
+PAGES = "tests/unit/test_docs.py"
+"""What the pages show is run by `docs`."""
+PROVED_ELSEWHERE = (
+    PAGES,
+    "tests/unit/picture/test_hostile.py",
+    "tests/unit/queue",
+    "tests/unit/store/test_ledger_stateful.py",
+)
+"""Long tests of what does not depend on how it was installed."""
+
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
@@ -50,8 +60,8 @@ def tests(session: nox.Session) -> None:
     install(session, "-e", TESTED, groups=("tests", "frameworks", "browser"))
     session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
     session.run("coverage", "erase")
-    run = ("coverage", "run", "-m", "pytest", "--no-skips", "-n", "2", *session.posargs)
-    session.run(*run)
+    run = ("coverage", "run", "-m", "pytest", "--no-skips", "-n", "2", f"--ignore={PAGES}")
+    session.run(*run, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
@@ -67,7 +77,7 @@ def tests_bare(session: nox.Session) -> None:
         f"extra = [name for name in {SERVER_LIBRARIES!r} if find_spec(name)]\n"
         "assert not extra, f'not a bare environment: {extra}'",
     )
-    session.run("pytest", "--bare", "tests/unit", "tests/contract", *session.posargs)
+    session.run("pytest", "-n", "2", "--bare", "tests/unit", "tests/contract", *session.posargs)
 
 
 @nox.session
@@ -94,7 +104,8 @@ def lowest(session: nox.Session) -> None:
         session.skip("needs uv, and Python 3.11")
     groups = ("tests", "frameworks")
     install(session, "--resolution", "lowest-direct", "-e", TESTED, groups=groups)
-    session.run("pytest", "-n", "2", "tests/unit", "tests/contract", *session.posargs)
+    folders = ("tests/unit", "tests/contract", f"--ignore={PAGES}")
+    session.run("pytest", "-n", "2", *folders, *session.posargs)
 
 
 @nox.session(reuse_venv=False)
@@ -113,7 +124,8 @@ def wheel(session: nox.Session) -> None:
         session.run("capturekit", "demo", "--seconds", "5", "--headless", "--json")
     groups = ("tests", "frameworks")
     install(session, f"capturekit[{EXTRAS}] @ {file.as_uri()}", groups=groups)
-    session.run("pytest", "-n", "2", "tests/unit", *session.posargs)
+    ignored = [f"--ignore={path}" for path in PROVED_ELSEWHERE]
+    session.run("pytest", "-n", "2", "tests/unit", *ignored, *session.posargs)
 
 
 @nox.session
