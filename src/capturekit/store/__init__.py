@@ -8,6 +8,7 @@ from capturekit.store.alerts import Alert, AlertKind
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
 from capturekit.store.changes import StockChange
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
+from capturekit.store.forecast import Forecast
 from capturekit.store.history import HistoryEnd, HistoryLine, Origin
 from capturekit.store.inventory import Inventory
 from capturekit.store.items import Item, ItemCode, ItemEntry
@@ -45,6 +46,7 @@ __all__ = [
     "Event",
     "Evidence",
     "Expiring",
+    "Forecast",
     "HistoryEnd",
     "HistoryLine",
     "Inventory",

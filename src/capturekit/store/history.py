@@ -216,7 +216,7 @@ def _balances_after(connection: Connection, rows: Sequence[RowMapping]) -> dict[
     return balances
 
 
-def _later(end: ColumnElement[str]) -> Select[tuple[str, str, int]]:
+def _later(end: ColumnElement[str]) -> Select[str, str, int]:
     keys: BindParameter[str] = bindparam("keys", expanding=True)
     return (
         select(

@@ -8,6 +8,7 @@ from capturekit.database import Database
 from capturekit.store import (
     alerts,
     counts,
+    forecast,
     history,
     items,
     levels,
@@ -21,6 +22,7 @@ from capturekit.store import (
 from capturekit.store.alerts import Alert
 from capturekit.store.changes import Key, StockChange
 from capturekit.store.counts import Counts
+from capturekit.store.forecast import Forecast
 from capturekit.store.history import HistoryLine, HistoryQuery
 from capturekit.store.items import Item, ItemEntry, Meaning
 from capturekit.store.levels import NewParLevel, ParLevel
@@ -212,6 +214,20 @@ class Inventory:
         """Stock that expires within so many days from today, UTC, or did; the first first."""
         until = datetime.fromtimestamp(self._clock(), UTC).date() + timedelta(within_days)
         work = partial(lots.expiring, until=until, location_id=location)
+        return await self._database.read(work)
+
+    async def forecast(self, item: str, location: str | None = None, *, days: int = 28) -> Forecast:
+        """When the item will be used up there and below, from use in the last ``days`` days.
+
+        Raises Unknown for the item, ValueError unless there are 1 to 366 days.
+        """
+        work = partial(
+            forecast.forecast,
+            item_id=item,
+            location_id=location,
+            days=days,
+            now=self._clock(),
+        )
         return await self._database.read(work)
 
     async def add_location(
