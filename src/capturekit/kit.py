@@ -20,6 +20,7 @@ from capturekit.blobs import FileBlobs
 from capturekit.database import Connection, Database
 from capturekit.datafolder import ServerLock, make_folder
 from capturekit.errors import CaptureKitError, ConfigError, Conflict, QueueFull, StorageError
+from capturekit.events.tellers import Tellers
 from capturekit.executors import Executor, ProcessExecutor
 from capturekit.picture import PictureInfo, verify
 from capturekit.pipeline import ProcessingPipeline, load_pipeline
@@ -95,6 +96,8 @@ class CaptureKit:
     store: Store
     queue: QueueBackend
     processing: Processing
+    tellers: Tellers
+    """Who tells other systems what happened; at work in a server."""
     worker: Worker
     pressure: Pressure | None = None
     """How busy a server is; None when limits do not adapt, and in other roles."""
@@ -218,6 +221,7 @@ class CaptureKit:
         self._database = database
         await self._bring_up_to_date(database)
         self.store = Store(database, clock=self._clock, threshold=self.settings.threshold)
+        self.tellers = self._new_tellers()
         await self._open_queue(stack, database)
         await self._settle_admin_token()
         if self.role is not Role.COMMAND:
@@ -228,6 +232,15 @@ class CaptureKit:
         if self._is_local or await migrations.revision(database) is None:
             await migrations.upgrade(database)
         await migrations.require_head(database)
+
+    def _new_tellers(self) -> Tellers:
+        return Tellers(
+            self.store,
+            allow_private=self.settings.webhook_allow_private,
+            retention_s=self.settings.event_retention_days * 86400,
+            is_alone=self._is_local,
+            clock=self._clock,
+        )
 
     async def _open_queue(self, stack: AsyncExitStack, database: Database) -> None:
         settings = self.settings
@@ -289,6 +302,7 @@ class CaptureKit:
             await self._take_over()
             sweeper = await stack.enter_async_context(anyio.create_task_group())
             sweeper.start_soon(self._sweep_for_ever)
+            sweeper.start_soon(self.tellers.run)
             if self.settings.adaptive_limits:
                 self.pressure = Pressure(
                     self.queue, self.settings.target_wait_s, signals=self.settings.load_signals

@@ -144,6 +144,13 @@ class Settings(BaseSettings):
     """Where captures, devices and stock are kept: ``postgresql://USER:PASSWORD@HOST/NAME``, which
     any number of servers and workers share, or ``sqlite:////PATH.db``. Default: SQLite in
     data_dir."""
+    webhook_allow_private: bool = False
+    """Whether events may be posted to private addresses, such as ``http://192.168.1.20:8123/``. Not
+    by default: whoever has an admin token could have the server ask what only the server
+    reaches."""
+    event_retention_days: Annotated[float, Field(gt=0)] = 7.0
+    """Days for which events can be replayed. One that an enabled webhook was not told stays
+    longer."""
     blob_url: str | None = None
     """Not used by this version, and refused when set: pictures are files in data_dir."""
 

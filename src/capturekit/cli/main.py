@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "stock": "capturekit.cli.stock:stock",
     "queue": "capturekit.cli.queue:queue",
     "limits": "capturekit.cli.limits:limits",
+    "webhooks": "capturekit.cli.webhooks:webhooks",
     "db": "capturekit.cli.db:db",
 }
 

@@ -16,9 +16,20 @@ from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
 from capturekit.ratelimit import RateLimiter, RateLimitMiddleware, open_storage
 from capturekit.store import PrincipalKind
-from capturekit.web import admin, captures, dashboard, health, inventory, limits, metrics, problems
+from capturekit.web import (
+    admin,
+    captures,
+    dashboard,
+    health,
+    inventory,
+    limits,
+    metrics,
+    problems,
+    webhooks,
+)
 from capturekit.web.auth import principal_of
 from capturekit.web.edge import Edge
+from capturekit.web.events import Streams, stream_events
 from capturekit.web.ingest import ingest
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -41,6 +52,15 @@ ROUTES: Final[tuple[tuple[str, str, Endpoint], ...]] = (
     ("GET", "/v1/inventory/{item_id}/why", inventory.why),
     ("PATCH", "/v1/items/{item_id}", inventory.change_item),
     ("PUT", "/v1/items/{item_id}/codes/{code:path}", inventory.assign_code),
+    ("GET", "/v1/events", stream_events),
+    ("GET", "/v1/webhooks", webhooks.list_webhooks),
+    ("POST", "/v1/webhooks", webhooks.add_webhook),
+    ("GET", "/v1/webhooks/{webhook_id}", webhooks.show_webhook),
+    ("DELETE", "/v1/webhooks/{webhook_id}", webhooks.remove_webhook),
+    ("POST", "/v1/webhooks/{webhook_id}/enable", webhooks.enable_webhook),
+    ("POST", "/v1/webhooks/{webhook_id}/replay", webhooks.replay_webhook),
+    ("POST", "/v1/webhooks/{webhook_id}/test", webhooks.test_webhook),
+    ("GET", "/v1/webhooks/{webhook_id}/attempts", webhooks.list_attempts),
     ("GET", "/livez", health.livez),
     ("GET", "/readyz", health.readyz),
     ("GET", "/health", health.readyz),
@@ -77,6 +97,7 @@ def create_app(kit: CaptureKit) -> Starlette:
     )
     app.state.kit = kit
     app.state.limiters = limiters
+    app.state.streams = Streams()
     return app
 
 

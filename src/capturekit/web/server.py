@@ -12,6 +12,7 @@ import uvicorn
 from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
 from capturekit.web.app import create_app
+from capturekit.web.events import Streams
 
 BACKLOG: Final = 2048
 GRACE_S: Final = 10
@@ -36,7 +37,7 @@ async def serve(
     )
     server = _Server(config, on_ready)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, server)
+        tasks.start_soon(_stop_on_signal, server, app.state.streams)
         await server.serve(sockets=[listener])
         for limiter in app.state.limiters.values():
             await limiter.aclose()
@@ -73,12 +74,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _stop_on_signal(server: uvicorn.Server) -> None:
+async def _stop_on_signal(server: uvicorn.Server, streams: Streams) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             # The second signal does not wait for requests under way.
             server.force_exit = server.should_exit
             server.should_exit = True
+            # They would stay until they are cut.
+            streams.close()
 
 
 def address_of(listener: socket.socket, host: str) -> str:
