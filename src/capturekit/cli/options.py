@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 import click
@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-data_option = click.option(
-    "--data",
-    "data_dir",
-    type=click.Path(path_type=Path),
-    help="Data folder  [default: CAPTUREKIT_DATA_DIR, else ./capturekit-data]",
-)
+DATA_HELP: Final = "Data folder  [default: CAPTUREKIT_DATA_DIR, else ./capturekit-data]"
+
+data_option = click.option("--data", "data_dir", type=click.Path(path_type=Path), help=DATA_HELP)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 

@@ -2,16 +2,16 @@
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 import click
 
-from capturekit.cli.options import data_option, json_option, with_kit
+from capturekit.cli.options import DATA_HELP, json_option, with_kit
 from capturekit.errors import CaptureKitError
 from capturekit.queue.base import (
     BatchStatus,
@@ -22,12 +22,10 @@ from capturekit.queue.base import (
     WorkerInfo,
 )
 
-if TYPE_CHECKING:
-    from capturekit.settings import Settings
-
 T = TypeVar("T")
 
 POLL_S: Final = 0.2
+_GIVEN: Final = "capturekit.cli.queue"
 
 
 class NotDrained(CaptureKitError):
@@ -45,14 +43,16 @@ class NotDrained(CaptureKitError):
 class _Queue:
     """The queue that the options name, opened for one question."""
 
-    settings: "Settings"
+    given: Mapping[str, object]
 
     def ask(self, work: Callable[[QueueBackend], Awaitable[T]]) -> T:
         from capturekit.queue.urls import open_queue
+        from capturekit.settings import Settings
 
-        url = self.settings.queue_url.get_secret_value()
+        settings = Settings.load(**self.given)
+        url = settings.queue_url.get_secret_value()
         if url == "sql://":
-            return with_kit(self.settings, lambda kit: work(kit.queue))
+            return with_kit(settings, lambda kit: work(kit.queue))
         if url.startswith("memory:"):
             raise CaptureKitError("a queue at memory:// lives inside its server: ask that one")
 
@@ -63,15 +63,42 @@ class _Queue:
         return anyio.run(run)
 
 
-@click.group()
-@data_option
-@click.option("--queue-url", metavar="URL", help="Where the jobs are  [default: sql://]")
-@click.pass_context
-def queue(ctx: click.Context, data_dir: Path | None, queue_url: str | None) -> None:
-    """Look at the queue and steer it: pause, resume, drain, retry, cancel."""
-    from capturekit.settings import Settings
+def _remember(ctx: click.Context, option: click.Parameter, value: object) -> None:
+    if value is not None and option.name:
+        ctx.meta.setdefault(_GIVEN, {})[option.name] = value
 
-    ctx.obj = _Queue(Settings.load(data_dir=data_dir, queue_url=queue_url))
+
+def _which_queue() -> list[click.Parameter]:
+    """The options that name the queue, before the subcommand's name or after it."""
+    return [
+        click.Option(
+            ["--data", "data_dir"],
+            type=click.Path(path_type=Path),
+            help=DATA_HELP,
+            expose_value=False,
+            callback=_remember,
+        ),
+        click.Option(
+            ["--queue-url"],
+            metavar="URL",
+            help="Where the jobs are  [default: sql://]",
+            expose_value=False,
+            callback=_remember,
+        ),
+    ]
+
+
+class _Group(click.Group):
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        cmd.params += _which_queue()
+        super().add_command(cmd, name)
+
+
+@click.group(cls=_Group, params=_which_queue())
+@click.pass_context
+def queue(ctx: click.Context) -> None:
+    """Look at the queue and steer it: pause, resume, drain, retry, cancel."""
+    ctx.obj = _Queue(ctx.meta.setdefault(_GIVEN, {}))
 
 
 @queue.command()

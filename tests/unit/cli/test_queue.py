@@ -187,6 +187,15 @@ def test_the_default_is_the_queue_of_the_data_folder(tmp_path: Path) -> None:
     assert json.loads(told.stdout)["is_paused"] is False
 
 
+def test_the_queue_may_be_named_before_or_after_the_command(url: str) -> None:
+    filled(url)
+
+    before = CliRunner().invoke(cli, ["queue", "--queue-url", url, "info", "--json"])
+    after = CliRunner().invoke(cli, ["queue", "info", "--json", "--queue-url", url])
+
+    assert json.loads(before.stdout)["by_queue"] == json.loads(after.stdout)["by_queue"] != {}
+
+
 def test_a_queue_inside_a_server_is_not_made_up(tmp_path: Path) -> None:
     ended = CliRunner().invoke(
         cli, ["queue", "--data", str(tmp_path), "--queue-url", "memory://", "info"]
