@@ -5,6 +5,7 @@ given and what to do. Wrong arguments are plain ``ValueError`` or ``TypeError``.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 class CaptureKitError(Exception):
@@ -217,6 +218,31 @@ class Unknown(CaptureKitError, LookupError):
 
 class Conflict(CaptureKitError):
     """What was asked does not fit the present state; the message says what does."""
+
+
+class ImportFault(NamedTuple):
+    """What is wrong with a row of a file that was to be imported."""
+
+    row: int
+    """From 1 on; in CSV the heading is 1, as in a spreadsheet."""
+    column: str
+    """Empty when it is the row as a whole."""
+    given: str
+    message: str
+    """What is wrong and what to do."""
+
+    def __str__(self) -> str:
+        cell = f", {self.column} {self.given!r}" if self.column else ""
+        return f"row {self.row}{cell}: {self.message}"
+
+
+class ImportRefused(CaptureKitError):
+    """A file was not imported, and nothing of it was; ``faults`` are all that is wrong."""
+
+    def __init__(self, faults: Sequence[ImportFault]) -> None:
+        more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
+        super().__init__(f"nothing was imported: {faults[0]}{more}")
+        self.faults = tuple(faults)
 
 
 class InvalidSignature(CaptureKitError):

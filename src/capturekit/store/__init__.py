@@ -8,6 +8,7 @@ from capturekit.store.alerts import Alert, AlertKind
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
 from capturekit.store.changes import StockChange
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
+from capturekit.store.exchange import ExchangeFormat, ImportReport
 from capturekit.store.forecast import Forecast
 from capturekit.store.history import HistoryEnd, HistoryLine, Origin
 from capturekit.store.inventory import Inventory
@@ -45,10 +46,12 @@ __all__ = [
     "Devices",
     "Event",
     "Evidence",
+    "ExchangeFormat",
     "Expiring",
     "Forecast",
     "HistoryEnd",
     "HistoryLine",
+    "ImportReport",
     "Inventory",
     "Item",
     "ItemCode",

@@ -1,13 +1,17 @@
 """Stock: what there is, why, and what people may say and do about it."""
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+
+import anyio.to_thread
 
 from capturekit.database import Database
 from capturekit.store import (
     alerts,
     counts,
+    exchange,
     forecast,
     history,
     items,
@@ -22,6 +26,7 @@ from capturekit.store import (
 from capturekit.store.alerts import Alert
 from capturekit.store.changes import Key, StockChange
 from capturekit.store.counts import Counts
+from capturekit.store.exchange import ExchangeFormat, ImportReport
 from capturekit.store.forecast import Forecast
 from capturekit.store.history import HistoryLine, HistoryQuery
 from capturekit.store.items import Item, ItemEntry, Meaning
@@ -229,6 +234,36 @@ class Inventory:
             now=self._clock(),
         )
         return await self._database.read(work)
+
+    async def import_items(
+        self,
+        content: bytes,
+        form: ExchangeFormat | str = ExchangeFormat.CSV,
+        *,
+        by: str = "",
+        dry_run: bool = False,
+    ) -> ImportReport:
+        """Take items, codes, locations, par levels and counts from a file, all or nothing.
+
+        What the file does not say stays as it is; the same file again changes nothing. A dry
+        run tells what would be done and does nothing. Raises ImportRefused with all that is
+        wrong, by row.
+        """
+        kind = ExchangeFormat(form)
+        catalogue = await anyio.to_thread.run_sync(exchange.parse, content, kind)
+        name = hashlib.sha256(content).hexdigest()[:16]
+        order = exchange.ImportOrder(by, self._clock(), name, dry_run)
+        work = partial(exchange.apply, catalogue=catalogue, order=order)
+        try:
+            return await self._database.write(work)
+        except exchange.DryRun as done:
+            return done.report
+
+    async def export_items(self, form: ExchangeFormat | str = ExchangeFormat.CSV) -> bytes:
+        """A file that ``import_items`` takes, with all it can take; of stock what is over 0."""
+        kind = ExchangeFormat(form)
+        catalogue = await self._database.read(exchange.read_catalogue)
+        return await anyio.to_thread.run_sync(exchange.written, catalogue, kind)
 
     async def add_location(
         self, id: str, name: str | None = None, *, parent: str | None = None

@@ -146,12 +146,12 @@ def codes_of(connection: Connection, item_ids: Collection[str]) -> dict[str, lis
 
 def ensure_codes(connection: Connection, codes: Collection[str], at: float) -> dict[str, Meaning]:
     """What the codes stand for; an unknown one becomes an item of that name, one unit each."""
-    new = sorted(set(codes) - _assigned(connection, codes).keys())
+    new = sorted(set(codes) - assigned(connection, codes).keys())
     ensure_items(connection, new, at)
     insert_new(
         connection, item_code, [{"code": code, "item_id": code, "quantity": 1} for code in new]
     )
-    return _assigned(connection, codes)
+    return assigned(connection, codes)
 
 
 def ensure_items(connection: Connection, names: Iterable[str], at: float) -> None:
@@ -165,14 +165,15 @@ def ensure_items(connection: Connection, names: Iterable[str], at: float) -> Non
 
 def meanings(connection: Connection, names: Collection[str]) -> dict[str, Meaning]:
     """What names of items stand for. An item may be named by a code that is now another's."""
-    assigned = _assigned(connection, names)
+    known = assigned(connection, names)
     return {
-        name: found if (found := assigned.get(name)) and found.item_id != name else Meaning(name, 1)
+        name: found if (found := known.get(name)) and found.item_id != name else Meaning(name, 1)
         for name in names
     }
 
 
-def _assigned(connection: Connection, codes: Collection[str]) -> dict[str, Meaning]:
+def assigned(connection: Connection, codes: Collection[str]) -> dict[str, Meaning]:
+    """What those of the codes stand for that are assigned."""
     query = select(item_code.c.code, item_code.c.item_id, item_code.c.quantity).where(
         item_code.c.code.in_(codes)
     )
@@ -183,8 +184,7 @@ def assign_code(
     connection: Connection, code: str, meaning: Meaning, at: float
 ) -> list[StockChange]:
     """Let the code stand for these units of the item, for the past as well. Raises Unknown."""
-    if not 1 <= meaning.units <= MAX_CODE_QUANTITY:
-        raise ValueError(f"a code stands for 1 to {MAX_CODE_QUANTITY:,} units")
+    require_units(meaning.units)
     lock_ledger(connection)
     get(connection, meaning.item_id)
     keys = _keys_named(connection, code)
@@ -194,10 +194,26 @@ def assign_code(
     return refold(connection, keys | _keys_named(connection, code), Cause("code", code, at))
 
 
+def require_units(units: int) -> None:
+    """Raise ValueError unless a code may stand for so many units."""
+    if not 1 <= units <= MAX_CODE_QUANTITY:
+        raise ValueError(f"a code stands for 1 to {MAX_CODE_QUANTITY:,} units")
+
+
+def used_names(connection: Connection, names: Collection[str]) -> set[str]:
+    """Those of the names that some fact came under."""
+    return {
+        name
+        for column in (observation.c.code, observation.c.item, movement.c.item)
+        for name in connection.scalars(select(column).where(column.in_(names)).distinct())
+        if name is not None
+    }
+
+
 def release_code(connection: Connection, code: str, item_id: str, at: float) -> list[StockChange]:
     """Let the code name an item of its own again. Raises Unknown unless it is the item's."""
     lock_ledger(connection)
-    if _assigned(connection, [code]).get(code, Meaning("", 0)).item_id != item_id:
+    if assigned(connection, [code]).get(code, Meaning("", 0)).item_id != item_id:
         raise Unknown(f"code of {item_id!r}", code)
     ensure_items(connection, [code], at)
     return assign_code(connection, code, Meaning(code, 1), at)

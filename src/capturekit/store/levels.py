@@ -66,6 +66,14 @@ def set_level(connection: Connection, new: NewParLevel, at: float) -> ParLevel:
     return _level(connection.execute(of_key).mappings().one())
 
 
+def is_set(connection: Connection, new: NewParLevel) -> bool:
+    """Whether the level is there just so, whoever set it."""
+    query = select(par_level).where(*_of(Key(new.item_id, new.location_id)))
+    row = connection.execute(query).one_or_none()
+    wanted = (new.minimum, new.restock_at, new.min_confidence)
+    return row is not None and wanted == (row.minimum, row.restocked_at, row.min_confidence)
+
+
 def remove(connection: Connection, key: Key, at: float) -> None:
     """Forget the level; an alert that it raised is cleared. Raises Unknown."""
     lock_ledger(connection)

@@ -27,6 +27,7 @@ from capturekit.store.schema import (
     lock_ledger,
     lot,
     movement,
+    stock,
 )
 from capturekit.times import iso
 
@@ -195,6 +196,14 @@ def get(connection: Connection, id: str) -> Movement:
     if not found:
         raise Unknown("movement", id)
     return found[id]
+
+
+def quantity(connection: Connection, key: Key) -> int:
+    """What stock says of the key now."""
+    query = select(stock.c.quantity).where(
+        stock.c.item_id == key.item_id, stock.c.location_id == key.location_id
+    )
+    return connection.scalar(query) or 0
 
 
 def of_ids(connection: Connection, ids: Collection[str]) -> dict[str, Movement]:
