@@ -18,7 +18,7 @@ class Cause:
     """Why stock was folded anew; every move names it."""
 
     kind: str
-    """``run``, ``choice``, ``verdict``, ``movement``, ``void`` or ``code``."""
+    """``run``, ``choice``, ``verdict``, ``movement``, ``void``, ``code`` or ``import``."""
     id: str
     at: float
     elsewhere: str = ADJUSTED

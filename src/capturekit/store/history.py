@@ -4,7 +4,7 @@ Lines are in the order in which they were written. That is not the order in whic
 happened: a picture may arrive late. What was there at a time is ``past``.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, TypeAlias
 
@@ -26,7 +26,7 @@ from sqlalchemy import (
 from capturekit.store import movements
 from capturekit.store.changes import Key
 from capturekit.store.page import Page, from_cursor, to_cursor
-from capturekit.store.schema import capture, item, move, observation, run, stock, verdict
+from capturekit.store.schema import capture, item, move, movement, observation, run, stock, verdict
 from capturekit.times import iso
 
 KEYS_AT_ONCE: Final = 400
@@ -51,9 +51,9 @@ class Origin:
 
     kind: str
     """``run`` of a pipeline, ``choice`` of another run, ``verdict`` on an observation,
-    ``movement``, ``void`` of one, or ``code`` that was assigned."""
+    ``movement``, ``void`` of one, ``code`` that was assigned, or ``import`` of a file."""
     id: str
-    """Of the run, observation or movement; or the code."""
+    """Of the run, observation or movement; the code; or the file's digest."""
     by: str | None = None
     """The person who moved, took back or decided."""
     reason: str | None = None
@@ -244,7 +244,7 @@ _Cause: TypeAlias = tuple[str, str]
 def _origins(connection: Connection, rows: Iterable[RowMapping]) -> dict[_Cause, Origin]:
     causes = sorted({(row["cause"], row["cause_id"]) for row in rows})
     found: dict[_Cause, Origin] = {}
-    for kinds, read in ((_BY_RUN, _by_run), (_BY_VERDICT, _by_verdict), (_BY_HAND, _by_hand)):
+    for kinds, read in _READERS:
         some = [cause for cause in causes if cause[0] in kinds]
         if some:
             found |= read(connection, some)
@@ -254,6 +254,7 @@ def _origins(connection: Connection, rows: Iterable[RowMapping]) -> dict[_Cause,
 _BY_RUN: Final = ("run", "choice")
 _BY_VERDICT: Final = ("verdict",)
 _BY_HAND: Final = ("movement", "void")
+_BY_IMPORT: Final = ("import",)
 _SEEN: Final = (
     capture.c.device_id,
     capture.c.id.label("capture_id"),
@@ -301,3 +302,25 @@ def _by_hand(connection: Connection, causes: Collection[_Cause]) -> dict[_Cause,
                 kind, movement_id, by=by, reason=one.reason, movement_kind=one.kind
             )
     return found
+
+
+def _by_import(connection: Connection, causes: Collection[_Cause]) -> dict[_Cause, Origin]:
+    """By whoever made the file's counts, of which any tells."""
+    found: dict[_Cause, Origin] = {}
+    for kind, name in causes:
+        query = select(movement.c.by, movement.c.reason).where(
+            movement.c.key > f"import:{name}:", movement.c.key < f"import:{name};"
+        )
+        row = connection.execute(query.limit(1)).one_or_none()
+        if row is not None:
+            found[kind, name] = Origin(kind, name, by=row.by, reason=row.reason)
+    return found
+
+
+_Read: TypeAlias = Callable[[Connection, Collection[_Cause]], dict[_Cause, Origin]]
+_READERS: Final[tuple[tuple[tuple[str, ...], _Read], ...]] = (
+    (_BY_RUN, _by_run),
+    (_BY_VERDICT, _by_verdict),
+    (_BY_HAND, _by_hand),
+    (_BY_IMPORT, _by_import),
+)

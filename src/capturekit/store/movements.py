@@ -4,7 +4,7 @@ A movement is a fact like a camera's reading. It can be voided at any time, in a
 """
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -17,6 +17,7 @@ from capturekit.errors import Conflict, Unknown
 from capturekit.store import items, locations, outbox
 from capturekit.store.changes import Cause, Key, StockChange
 from capturekit.store.fold import index_movements, refold
+from capturekit.store.items import Meaning
 from capturekit.store.schema import (
     ADJUSTED,
     CONSUMED,
@@ -33,6 +34,10 @@ from capturekit.times import iso
 
 MAX_AHEAD_S: Final = 300.0
 """A movement may be said to happen this far in the future; clocks differ."""
+
+
+AT_ONCE: Final = 400
+"""Movements asked for by one statement."""
 
 
 class MovementKind(StrEnum):
@@ -156,14 +161,13 @@ class Movement:
 def do(connection: Connection, new: NewMovement, now: float) -> tuple[Movement, list[StockChange]]:
     """Record the movement and its effect; see ``Inventory.move``."""
     lock_ledger(connection)
-    key = secrets.token_hex(8) if new.key is None else new.key
-    known = connection.scalar(select(movement.c.id).where(movement.c.key == key))
+    known = connection.scalar(select(movement.c.id).where(movement.c.key == new.key))
     if known is not None:
         return _same(connection, known, new), []
-    new_id = secrets.token_hex(8)
-    _insert(connection, new, {"id": new_id, "key": key}, now)
-    index_movements(connection, [new_id])
-    done = get(connection, new_id)
+    name = _name(new)
+    _insert(connection, new, name, now)
+    index_movements(connection, [name["id"]])
+    done = get(connection, name["id"])
     changes = _refold(connection, done, "movement", now)
     short = [change for change in changes if change.delta < 0 and change.after < 0]
     if short and not new.may_go_negative:
@@ -173,6 +177,45 @@ def do(connection: Connection, new: NewMovement, now: float) -> tuple[Movement, 
         )
     outbox.tell(connection, "movement.recorded", done.as_json(), now, item_id=done.item_id)
     return done, changes
+
+
+def count_all(
+    connection: Connection, counts: Sequence[NewMovement], cause: Cause
+) -> list[StockChange]:
+    """Record many counts, each with a key, of items and locations that are there.
+
+    Those whose keys are known are left out. All their lines of the ledger name one cause.
+    """
+    lock_ledger(connection)
+    keys: list[Key] = []
+    for start in range(0, len(counts), AT_ONCE):
+        some = counts[start : start + AT_ONCE]
+        of_keys = select(movement.c.key).where(movement.c.key.in_([one.key for one in some]))
+        known = set(connection.scalars(of_keys))
+        meanings = items.meanings(connection, {one.item for one in some})
+        rows = [
+            _values(one, _name(one), meanings[one.item], cause.at)
+            for one in some
+            if one.key not in known
+        ]
+        if rows:
+            connection.execute(movement.insert(), rows)
+            keys += _counted(connection, [str(row["id"]) for row in rows], cause.at)
+    return refold(connection, keys, cause)
+
+
+def _counted(connection: Connection, ids: Sequence[str], at: float) -> list[Key]:
+    """Put new counts into the index and tell of them; returns their keys."""
+    index_movements(connection, ids)
+    done = of_ids(connection, ids)
+    for movement_id in ids:
+        one = done[movement_id]
+        outbox.tell(connection, "movement.recorded", one.as_json(), at, item_id=one.item_id)
+    return [Key(one.item_id, one.target or "") for one in done.values()]
+
+
+def _name(new: NewMovement) -> dict[str, str]:
+    return {"id": secrets.token_hex(8), "key": new.key or secrets.token_hex(8)}
 
 
 def void(connection: Connection, id: str, by: str, now: float) -> list[StockChange]:
@@ -299,22 +342,33 @@ def _insert(connection: Connection, new: NewMovement, name: dict[str, str], now:
             locations.require(connection, end)
     meaning = items.meanings(connection, [new.item])[new.item]
     items.get(connection, meaning.item_id)
-    connection.execute(
-        movement.insert().values(
-            **name,
-            **_ends(new),
-            kind=new.kind,
-            item=new.item,
-            amount=new.quantity,
-            moved_at=at,
-            by=new.by,
-            recorded_at=now,
-            reason=new.reason,
-            lot_id=_lot(connection, new, meaning.item_id, now),
-            item_id=meaning.item_id,
-            units=new.quantity * meaning.units,
-        )
-    )
+    values = _values(new, name, meaning, now) | {
+        "moved_at": at,
+        "lot_id": _lot(connection, new, meaning.item_id, now),
+    }
+    connection.execute(movement.insert().values(values))
+
+
+def _values(
+    new: NewMovement, name: dict[str, str], meaning: Meaning, now: float
+) -> dict[str, object]:
+    """The movement's row, but for its lot."""
+    return {
+        "from_id": None,
+        "to_id": None,
+        "counted_id": None,
+        **name,
+        **_ends(new),
+        "kind": new.kind,
+        "item": new.item,
+        "amount": new.quantity,
+        "moved_at": now if new.at is None else new.at,
+        "by": new.by,
+        "recorded_at": now,
+        "reason": new.reason,
+        "item_id": meaning.item_id,
+        "units": new.quantity * meaning.units,
+    }
 
 
 def _lot(connection: Connection, new: NewMovement, item_id: str, now: float) -> int | None:

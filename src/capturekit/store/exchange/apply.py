@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 
 from capturekit.errors import Conflict, ImportRefused, Unknown
 from capturekit.store import items, levels, locations, movements
-from capturekit.store.changes import Key
+from capturekit.store.changes import Cause
 from capturekit.store.exchange.catalogue import (
     Catalogue,
     CodeRow,
@@ -190,21 +190,32 @@ class _Import:
 
     def take_counts(self, rows: list[CountRow]) -> None:
         """Count what differs. The same file again finds its counts made, whatever came since."""
+        places = self._known_locations({row.location for row in rows})
+        known = self._known_items({row.item for row in rows})
+        counts: list[NewMovement] = []
         for row in rows:
-            with self._told(row.row, "count", row.quantity):
-                new = NewMovement(
-                    MovementKind.COUNT,
-                    row.item,
-                    row.quantity,
-                    target=row.location,
-                    by=self._order.by,
-                    key=f"import:{self._order.name}:{row.item}:{row.location}",
-                    reason=REASON,
-                )
-                of_key = Key(row.item, row.location)
-                if movements.quantity(self._connection, of_key) != row.quantity:
-                    _, changes = movements.do(self._connection, new, self._order.at)
-                    self.report.counts_recorded += len(changes)
+            if row.location not in places:
+                self.faults.add(row.row, "count", row.quantity, f"no location {row.location!r}")
+            elif row.item not in known:
+                self.faults.add(row.row, "count", row.quantity, f"no item {row.item!r}")
+            elif movements.quantity(self._connection, row.key()) != row.quantity:
+                with self._told(row.row, "count", row.quantity):
+                    counts.append(self._count(row))
+        if not self.faults:
+            cause = Cause("import", self._order.name, self._order.at)
+            changes = movements.count_all(self._connection, counts, cause)
+            self.report.counts_recorded += len(changes)
+
+    def _count(self, row: CountRow) -> NewMovement:
+        return NewMovement(
+            MovementKind.COUNT,
+            row.item,
+            row.quantity,
+            target=row.location,
+            by=self._order.by,
+            key=f"import:{self._order.name}:{row.item}:{row.location}",
+            reason=REASON,
+        )
 
     def _known_locations(self, ids: Collection[str]) -> dict[str, Location]:
         found: dict[str, Location] = {}

@@ -5,13 +5,15 @@ from enum import StrEnum
 from typing import Final
 
 from capturekit.errors import ImportFault
+from capturekit.store.changes import Key
 
 MAX_FAULTS: Final = 100
 """Faults that are told of one file; who has more has one that repeats."""
 
 MAX_BYTES: Final = 4 * 1024 * 1024
-MAX_ROWS: Final = 20_000
-"""An import is one transaction, in which nobody else writes: some 20 s for so many counts."""
+MAX_ROWS: Final = 10_000
+"""An import is one transaction, in which nobody else writes: 4 s on SQLite and 15 s on Postgres
+for so many new items, each with a code and a count."""
 
 MAX_SHOWN: Final = 40
 """Characters of a cell that a fault repeats."""
@@ -77,6 +79,10 @@ class CountRow:
     item: str
     location: str
     quantity: int
+
+    def key(self) -> Key:
+        """What it counts."""
+        return Key(self.item, self.location)
 
 
 @dataclass(frozen=True, slots=True)
