@@ -237,6 +237,7 @@ class CaptureKit:
         return Tellers(
             self.store,
             allow_private=self.settings.webhook_allow_private,
+            mqtt_url=self.settings.mqtt_url if self.role is Role.SERVER else None,
             retention_s=self.settings.event_retention_days * 86400,
             is_alone=self._is_local,
             clock=self._clock,

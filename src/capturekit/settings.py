@@ -148,6 +148,10 @@ class Settings(BaseSettings):
     """Whether events may be posted to private addresses, such as ``http://192.168.1.20:8123/``. Not
     by default: whoever has an admin token could have the server ask what only the server
     reaches."""
+    mqtt_url: SecretStr | None = None
+    """Broker to tell what happens, with sensors for Home Assistant:
+    ``mqtt://USER:PASSWORD@HOST:PORT/PREFIX``, or ``mqtts://``. PREFIX, by default ``capturekit``,
+    begins the topics, and tells installations at one broker apart. Default: none."""
     event_retention_days: Annotated[float, Field(gt=0)] = 7.0
     """Days for which events can be replayed. One that an enabled webhook was not told stays
     longer."""

@@ -8,17 +8,21 @@ import ssl
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import httpx2
+from pydantic import SecretStr
 
-from capturekit.errors import CaptureKitError, StorageError
+from capturekit.errors import CaptureKitError, MissingExtra, StorageError
 from capturekit.events.address import Lookup, resolve
 from capturekit.events.post import Answer, Poster
 from capturekit.events.webhooks import FIRST_PAUSE_S, WebhookTeller
 from capturekit.store import Event, Store, Webhook
 from capturekit.store.webhooks import checked_url
+
+if TYPE_CHECKING:
+    from capturekit.events.mqtt import MqttTeller
 
 logger = logging.getLogger("capturekit.events")
 
@@ -34,7 +38,8 @@ class Tellers:
 
     Any number of processes may run one on the same database: each webhook, and MQTT, is told
     by one of them at a time. ``is_alone`` says that no other does, so that what a killed one
-    held is taken over at once and not after a while.
+    held is taken over at once and not after a while. Raises ConfigError for an ``mqtt_url`` that is
+    none, and MissingExtra where MQTT's library is missing.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Tellers:
         store: Store,
         *,
         allow_private: bool = False,
+        mqtt_url: SecretStr | None = None,
         retention_s: float = 7 * 86400.0,
         is_alone: bool = False,
         first_pause_s: float = FIRST_PAUSE_S,
@@ -54,6 +60,7 @@ class Tellers:
         self._clock = clock
         self._holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._first_pause_s = first_pause_s
+        self._mqtt = None if mqtt_url is None else self._new_mqtt(mqtt_url)
         self._allow_private = allow_private
         self._lookup = lookup
 
@@ -64,6 +71,8 @@ class Tellers:
                 await self._store.outlets.release_all()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._tell_webhooks)
+                if self._mqtt is not None:
+                    tasks.start_soon(self._mqtt.run)
                 tasks.start_soon(self._prune)
         finally:
             with anyio.move_on_after(2, shield=True):
@@ -123,6 +132,16 @@ class Tellers:
     def _tls(self) -> ssl.SSLContext:
         # Reads hundreds of certificates, and most commands post nothing.
         return httpx2.create_ssl_context()
+
+    def _new_mqtt(self, url: SecretStr) -> "MqttTeller":
+        try:
+            from capturekit.events.mqtt import MqttTeller, parsed
+        except ModuleNotFoundError as error:
+            raise MissingExtra("CAPTUREKIT_MQTT_URL", "mqtt") from error
+        broker = parsed(url.get_secret_value())
+        return MqttTeller(
+            broker, self._store, holder=self._holder, first_pause_s=self._first_pause_s
+        )
 
     async def _prune(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from capturekit.store.captures import Capture, Captures, CaptureState, NewCaptur
 from capturekit.store.changes import StockChange
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
 from capturekit.store.exchange import ExchangeFormat, ImportReport
+from capturekit.store.figures import Alarm, Figure, Figures
 from capturekit.store.forecast import Forecast
 from capturekit.store.history import HistoryEnd, HistoryLine, Origin
 from capturekit.store.inventory import Inventory
@@ -36,6 +37,7 @@ from capturekit.store.webhooks import Attempt as WebhookAttempt
 from capturekit.store.webhooks import Webhook, Webhooks
 
 __all__ = [
+    "Alarm",
     "Alert",
     "AlertKind",
     "Basis",
@@ -48,6 +50,8 @@ __all__ = [
     "Evidence",
     "ExchangeFormat",
     "Expiring",
+    "Figure",
+    "Figures",
     "Forecast",
     "HistoryEnd",
     "HistoryLine",
@@ -105,6 +109,7 @@ class Store:
     ) -> None:
         self.outbox = Outbox(database, clock)
         self.outlets = Outlets(database, clock)
+        self.figures = Figures(database)
         # What it writes here may be told; it wakes those who tell.
         noticing = Noticing(database, self.outbox.ring)
         self.webhooks = Webhooks(noticing, clock)

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Self
+from typing import Protocol, Self
 
 import anyio
 import pytest
 
 from capturekit.database import Connection, Database
-from capturekit.events.tellers import Tellers
 from capturekit.store import Store
 from capturekit.store.outbox import tell
 from capturekit.store.schema import lock_ledger
@@ -54,10 +53,14 @@ async def say(store: Store, count: int, kinds: Sequence[str] = ("stock.changed",
     await store.webhooks._database.write(work)  # noqa: SLF001  # as the store's own parts do
 
 
+class _Runs(Protocol):
+    async def run(self) -> None: ...
+
+
 class Telling:
     """Tellers at work while the block runs."""
 
-    def __init__(self, tellers: Tellers) -> None:
+    def __init__(self, tellers: _Runs) -> None:
         self.tellers = tellers
 
     async def __aenter__(self) -> Self:
