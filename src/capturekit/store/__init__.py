@@ -8,7 +8,7 @@ from capturekit.store.alerts import Alert, AlertKind
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
 from capturekit.store.changes import StockChange
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
-from capturekit.store.exchange import ExchangeFormat, ImportReport
+from capturekit.store.exchange import MAX_IMPORT_BYTES, ExchangeFormat, ImportReport
 from capturekit.store.figures import Alarm, Figure, Figures
 from capturekit.store.forecast import Forecast
 from capturekit.store.history import HistoryEnd, HistoryLine, Origin
@@ -37,6 +37,7 @@ from capturekit.store.webhooks import Attempt as WebhookAttempt
 from capturekit.store.webhooks import Webhook, Webhooks
 
 __all__ = [
+    "MAX_IMPORT_BYTES",
     "Alarm",
     "Alert",
     "AlertKind",

@@ -28,6 +28,7 @@ from capturekit.store.changes import Key, StockChange
 from capturekit.store.page import Page, from_cursor, to_cursor
 from capturekit.store.schema import alert, par_level, stock
 from capturekit.store.tree import above, within
+from capturekit.times import iso
 
 KEYS_AT_ONCE: Final = 400
 """Items, and places, asked for by one statement."""
@@ -55,6 +56,18 @@ class Alert:
     raised_at: float
     cleared_at: float | None
     """None while it is open."""
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The alert as the HTTP API and the command line show it."""
+        return {
+            "alert_id": self.id,
+            "kind": self.kind.value,
+            "item_id": self.item_id,
+            "location_id": self.location_id,
+            "quantity": self.quantity,
+            "raised_at": iso(self.raised_at),
+            "cleared_at": iso(self.cleared_at),
+        }
 
 
 def page(

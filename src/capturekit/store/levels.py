@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, select, tuple_, update
 
 from capturekit.errors import Unknown
@@ -10,6 +11,7 @@ from capturekit.store.alerts import AlertKind
 from capturekit.store.changes import Key
 from capturekit.store.page import Page, from_cursor, to_cursor
 from capturekit.store.schema import MAX_QUANTITY, insert_new, lock_ledger, par_level
+from capturekit.times import iso
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class ParLevel:
     changed_at: float
     """In seconds since 1970, UTC."""
     by: str
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The level as the HTTP API and the command line show it."""
+        return asdict(self) | {"changed_at": iso(self.changed_at)}
 
 
 def set_level(connection: Connection, new: NewParLevel, at: float) -> ParLevel:

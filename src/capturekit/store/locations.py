@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic import JsonValue
 from sqlalchemy import Connection, select, update
 
 from capturekit.errors import Conflict, Unknown
@@ -22,6 +23,10 @@ class Location:
     id: str
     name: str
     parent_id: str | None
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The location as the HTTP API and the command line show it."""
+        return {"location_id": self.id, "name": self.name, "parent_id": self.parent_id}
 
 
 def checked_location_id(id: str) -> str:

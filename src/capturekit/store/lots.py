@@ -6,10 +6,11 @@ unknown, and is taken to have been used before anything that has a day to expire
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Final, NamedTuple
 
+from pydantic import JsonValue
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -69,6 +70,19 @@ class Lots:
     unknown: int
     """Units that no lot explains; negative when there is less than nothing."""
 
+    def as_json(self) -> dict[str, JsonValue]:
+        """The lots as the HTTP API and the command line show them."""
+        lots: list[JsonValue] = [
+            {"lot": one.lot, "expires_on": _iso(one.expires_on), "quantity": one.quantity}
+            for one in self.lots
+        ]
+        return {
+            "item_id": self.item_id,
+            "quantity": self.quantity,
+            "lots": lots,
+            "unknown": self.unknown,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
@@ -79,6 +93,14 @@ class Expiring:
     lot: str | None
     expires_on: date
     quantity: int
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The stock as the HTTP API and the command line show it."""
+        return asdict(self) | {"expires_on": self.expires_on.isoformat()}
+
+
+def _iso(day: date | None) -> str | None:
+    return day.isoformat() if day else None
 
 
 def first_expired_first_out(

@@ -1,7 +1,7 @@
 """Reading stock: as a list, as sums, and why a number is what it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -145,6 +145,18 @@ class Move:
     cause_id: str
     recorded_at: float
 
+    def as_json(self) -> dict[str, JsonValue]:
+        """The line as the HTTP API and the command line show it."""
+        return {
+            "seq": self.seq,
+            "from": self.source,
+            "to": self.target,
+            "quantity": self.quantity,
+            "cause": self.cause,
+            "cause_id": self.cause_id,
+            "recorded_at": iso(self.recorded_at),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -187,6 +199,23 @@ class Why:
     moves: tuple[Move, ...]
     """Lines of the ledger, into and out of this place, newest first; at most 50. They were
     written up to the time asked for."""
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The explanation as the HTTP API and the command line show it."""
+        movements: list[JsonValue] = [one.as_json() for one in self.movements]
+        moves: list[JsonValue] = [one.as_json() for one in self.moves]
+        return self.stock.as_json() | {
+            "basis": _basis_as_json(self.basis),
+            "movements": movements,
+            "moves": moves,
+        }
+
+
+def _basis_as_json(basis: Basis | Movement | None) -> dict[str, JsonValue] | None:
+    if isinstance(basis, Basis):
+        camera: dict[str, JsonValue] = {"kind": "camera", "captured_at": iso(basis.captured_at)}
+        return asdict(basis) | camera
+    return None if basis is None else basis.as_json() | {"kind": "person"}
 
 
 def page(connection: Connection, query: StockQuery) -> StockPage:

@@ -26,6 +26,7 @@ _STATUS_OF: Final[Mapping[type[Exception], tuple[int, str]]] = {
     errors.UnknownJob: (404, "unknown-task"),
     errors.NotAuthorized: (401, "not-authorized"),
     errors.Conflict: (409, "conflict"),
+    errors.ImportRefused: (422, "import-refused"),
     errors.QueueFull: (503, "queue-full"),
     errors.StorageFull: (507, "storage-full"),
     errors.StorageError: (503, "storage-unavailable"),
@@ -116,6 +117,8 @@ def _members(error: Exception) -> dict[str, object]:
         return {"max_bytes": error.max_bytes}
     if isinstance(error, errors.TooManyPixels):
         return {"max_pixels": error.max_pixels}
+    if isinstance(error, errors.ImportRefused):
+        return {"errors": [fault._asdict() for fault in error.faults]}
     return {}
 
 

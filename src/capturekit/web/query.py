@@ -1,13 +1,27 @@
 """Query parameters as typed values, and refusals that name the one that is wrong."""
 
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Final, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from starlette.requests import Request
 
 from capturekit.web.problems import Problem
 
 Q = TypeVar("Q", bound=BaseModel)
+
+MAX_KEY: Final = 200
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("leave out line breaks and what cannot be printed")
+    return text
+
+
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+"""A name or an id of something."""
 
 
 def parse_query(request: Request, model: type[Q]) -> Q:
@@ -17,15 +31,41 @@ def parse_query(request: Request, model: type[Q]) -> Q:
 
 async def parse_body(request: Request, model: type[Q], *, max_bytes: int = 64 * 1024) -> Q:
     """The JSON body as ``model``. Raises Problem 413 or 422."""
+    body = await read_body(request, max_bytes=max_bytes)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise _problem(error) from error
+
+
+async def read_body(request: Request, *, max_bytes: int) -> bytes:
+    """The body as it came. Raises Problem 413."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > max_bytes:
             raise Problem(413, "too-many-bytes", f"the body has more than {max_bytes} bytes")
+    return bytes(body)
+
+
+def idempotency_key(request: Request) -> str | None:
+    """What the caller names this request, to send it again without doing it twice.
+
+    Raises Problem 422.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable()):
+        raise Problem(422, "invalid-input", f"Idempotency-Key: give 1 to {MAX_KEY} letters")
+    return key
+
+
+@contextmanager
+def refusing_values() -> Iterator[None]:
+    """Turn a ValueError of what was asked into Problem 422."""
     try:
-        return model.model_validate_json(bytes(body))
-    except ValidationError as error:
-        raise _problem(error) from error
+        yield
+    except ValueError as error:
+        raise Problem(422, "invalid-input", str(error)) from error
 
 
 def _parse(model: type[Q], values: object) -> Q:

@@ -9,7 +9,7 @@ from capturekit.errors import ImportRefused
 from capturekit.frame import Observation
 from capturekit.store import Capture, ItemCode, MovementKind, NewMovement, Store
 from capturekit.store.exchange import ExchangeFormat, parse, written
-from capturekit.store.exchange.catalogue import MAX_BYTES, Catalogue, CodeRow, ItemRow
+from capturekit.store.exchange.catalogue import MAX_IMPORT_BYTES, Catalogue, CodeRow, ItemRow
 
 pytestmark = pytest.mark.anyio
 
@@ -188,7 +188,7 @@ async def test_what_is_wrong_is_told_by_row_and_nothing_is_done(
     [
         ("item,name\nx,Tee\n".encode("utf-16"), "UTF-16"),
         ("item,name\nx,Käse\n".encode("latin-1"), "row 2: the file is not UTF-8"),
-        (b"x" * (MAX_BYTES + 1), "split it"),
+        (b"x" * (MAX_IMPORT_BYTES + 1), "split it"),
     ],
 )
 def test_bytes_that_are_no_sheet_are_refused(content: bytes, message: str) -> None:

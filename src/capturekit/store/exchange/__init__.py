@@ -11,10 +11,11 @@ from capturekit.store.exchange.apply import (
     apply,
     read_catalogue,
 )
-from capturekit.store.exchange.catalogue import Catalogue, ExchangeFormat
+from capturekit.store.exchange.catalogue import MAX_IMPORT_BYTES, Catalogue, ExchangeFormat
 from capturekit.store.exchange.forms import parse, written
 
 __all__ = [
+    "MAX_IMPORT_BYTES",
     "Catalogue",
     "DryRun",
     "ExchangeFormat",

@@ -10,7 +10,7 @@ from capturekit.store.changes import Key
 MAX_FAULTS: Final = 100
 """Faults that are told of one file; who has more has one that repeats."""
 
-MAX_BYTES: Final = 4 * 1024 * 1024
+MAX_IMPORT_BYTES: Final = 4 * 1024 * 1024
 MAX_ROWS: Final = 10_000
 """An import is one transaction, in which nobody else writes: 4 s on SQLite and 15 s on Postgres
 for so many new items, each with a code and a count."""

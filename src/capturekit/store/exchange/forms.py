@@ -2,14 +2,16 @@
 
 from capturekit.errors import ImportRefused
 from capturekit.store.exchange import document, sheet
-from capturekit.store.exchange.catalogue import MAX_BYTES, Catalogue, ExchangeFormat, Faults
+from capturekit.store.exchange.catalogue import MAX_IMPORT_BYTES, Catalogue, ExchangeFormat, Faults
 
 
 def parse(content: bytes, form: ExchangeFormat) -> Catalogue:
     """What the file says. Raises ImportRefused with all that is wrong with it."""
     faults = Faults()
-    if len(content) > MAX_BYTES:
-        faults.add(1, "", "", f"the file has {len(content):,} bytes, over {MAX_BYTES:,}: split it")
+    if len(content) > MAX_IMPORT_BYTES:
+        faults.add(
+            1, "", "", f"the file has {len(content):,} bytes, over {MAX_IMPORT_BYTES:,}: split it"
+        )
         raise ImportRefused(faults)
     reads = {ExchangeFormat.CSV: sheet.parse, ExchangeFormat.JSON: document.parse}
     catalogue = reads[form](content, faults)
