@@ -24,6 +24,12 @@ class Post:
     path: str
     headers: dict[str, str]
     body: bytes
+    reply: bytes = b""
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether it was answered with 200 to 299."""
+        return self.reply.startswith(b"HTTP/1.1 2")
 
     @property
     def event(self) -> dict[str, Any]:
@@ -78,7 +84,7 @@ class Receiver:
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         post = await self._read(reader)
-        reply = self.answers(len(self.posts))
+        reply = post.reply = self.answers(len(self.posts))
         self.posts.append(post)
         self.came.set()
         if reply == HANG:
