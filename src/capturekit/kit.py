@@ -55,6 +55,9 @@ OWN_DATABASE: Final = "sql://"
 SWEEP_S: Final = 30.0
 """Seconds between looks for captures whose job was lost."""
 
+SWEEP_BEHIND_S: Final = 1.0
+"""The same, while the queue's server is away."""
+
 
 class Role(StrEnum):
     """What this process is to its data folder."""
@@ -123,6 +126,7 @@ class CaptureKit:
         self._own_handlers = dict(handlers or {})
         self._schedules = schedules
         self._clock = clock
+        self._is_behind = anyio.Event()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -324,14 +328,21 @@ class CaptureKit:
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            await anyio.sleep(SWEEP_S)
+            with anyio.move_on_after(SWEEP_S):
+                await self._is_behind.wait()
+                await anyio.sleep(SWEEP_BEHIND_S)
             await self._try_to_sweep()
 
     async def _try_to_sweep(self) -> None:
+        was_behind, self._is_behind = self._is_behind.is_set(), anyio.Event()
         try:
             await self.sweep()
+        except StorageError as error:
+            # The queue's server is away: what is kept waits in the store.
+            self._is_behind.set()
+            level = logging.DEBUG if was_behind else logging.WARNING
+            logger.log(level, "the sweep failed and is tried again: %s", error)
         except CaptureKitError as error:
-            # A queue whose server is away, or that is full: what is kept waits in the store.
             logger.warning("the sweep failed and is tried again: %s", error)
 
     def _verify(self, content: bytes) -> PictureInfo:
@@ -387,8 +398,11 @@ class CaptureKit:
             return
         try:
             await self.queue.submit(self.processing.job(capture))
-        except (QueueFull, StorageError) as error:
+        except StorageError as error:
             # The capture is kept, and that is what was acknowledged.
+            self._is_behind.set()
+            logger.warning("capture %s waits for a sweep: %s", capture.id, error)
+        except QueueFull as error:
             logger.warning("capture %s waits for a sweep: %s", capture.id, error)
 
 

@@ -12,7 +12,7 @@ from redis import Redis
 
 from capturekit.errors import LeaseLost, StorageFull, StorageUnavailable, UnknownJob
 from capturekit.frame import Frame
-from capturekit.kit import CaptureKit, Upload
+from capturekit.kit import SWEEP_S, CaptureKit, Upload
 from capturekit.pipeline import ProcessingPipeline
 from capturekit.queue.base import Job, JobState, RetryPolicy
 from capturekit.queue.redis import RedisQueue
@@ -264,3 +264,24 @@ async def test_a_capture_whose_worker_died_when_redis_was_emptied_is_processed(
         (job,) = await kit.queue.statuses()
         await kit.worker.run_job(job.id, timeout_s=20)
         assert (await kit.store.captures.get(capture.id)).state is CaptureState.COMPLETED
+
+
+async def test_what_came_while_redis_was_away_is_processed_soon_after(
+    redis: World, tmp_path: Path
+) -> None:
+    settings = Settings.model_validate(
+        {"data_dir": tmp_path / "data", "queue_url": redis.url, "concurrency": 1}
+    )
+    server_of(redis).kill()
+    # Far less than the time between two sweeps of a server that misses nothing.
+    with anyio.fail_after(SWEEP_S / 2):
+        async with CaptureKit(settings) as kit:
+            await kit.store.devices.add("camera")
+            capture, _ = await kit.receive(Upload(picture(CODE), "camera"))
+            await anyio.to_thread.run_sync(server_of(redis).start)
+
+            async def is_done() -> bool:
+                state = (await kit.store.captures.get(capture.id)).state
+                return state is CaptureState.COMPLETED
+
+            await until(is_done, "the capture is processed")
