@@ -168,6 +168,14 @@ class StorageBusy(StorageError):
     """Another process held the database's write lock for too long; try again."""
 
 
+class BlobDoomed(StorageBusy):
+    """The blob is being deleted, or was since it was put: put it again."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"blob {sha256} is being deleted; try again")
+        self.sha256 = sha256
+
+
 class StorageCorrupt(StorageError):
     """Stored bytes are not what was written."""
 

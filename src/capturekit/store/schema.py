@@ -472,9 +472,11 @@ doomed_blob = Table(
     metadata,
     Column("sha256", NAME, primary_key=True),
     Column("doomed_at", Float, nullable=False),
+    # Kept for a while: who put the blob before then must put it again.
+    Column("deleted_at", Float, index=True),
 )
-"""Blobs that nothing needs and that are being deleted; until they are, none may come to need
-them."""
+"""Blobs that nothing needs and that are or were just deleted; nothing may come to need one
+without it being put again."""
 
 installation = Table(
     "installation",

@@ -171,8 +171,10 @@ def _create_rest() -> None:
         "doomed_blob",
         sa.Column("sha256", NAME, nullable=False),
         sa.Column("doomed_at", sa.Float(), nullable=False),
+        sa.Column("deleted_at", sa.Float()),
         sa.PrimaryKeyConstraint("sha256", name="pk_doomed_blob"),
     )
+    op.create_index("ix_doomed_blob_deleted_at", "doomed_blob", ["deleted_at"])
     op.create_table(
         "installation",
         sa.Column("name", NAME, nullable=False),
