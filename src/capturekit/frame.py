@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from capturekit.errors import CaptureKitError
 from capturekit.picture import (
@@ -65,6 +65,12 @@ class Observation(BaseModel):
     """As printed on the package."""
     expires_on: date | None = None
     """The day after which it should not be used, as printed on the package."""
+
+    @field_validator("code", "item", "location", "lot")
+    @classmethod
+    def _can_be_stored(cls, text: str | None) -> str | None:
+        """What labels of strangers may hold and databases do not: NUL, halves of characters."""
+        return text and text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
     @model_validator(mode="after")
     def _names_one_thing(self) -> Self:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from tests.made_pictures import picture
 from tests.servers import Server, running_server
 from tests.servers_postgres import PostgresServer
 
@@ -184,6 +185,17 @@ def test_a_device_is_given_a_view(server: Server) -> None:
     assert server.admin.put(path, json={"polygon": [[0, 0]]}).status_code == 422
 
 
+def test_odd_telemetry_never_costs_a_picture(server: Server) -> None:
+    token = server.add_device("odd")
+
+    answer = server.upload(token, picture("4006381333931"), trigger_type="do\0or")
+
+    assert answer.status_code == 200
+    server.wait_until_processed()
+    (capture,) = server.admin.get("/v1/captures", params={"device": "odd"}).json()["captures"]
+    assert (capture["trigger_type"], capture["state"]) == ("do\ufffdor", "completed")
+
+
 def test_files_are_taken_whole_and_given_back(server: Server) -> None:
     sheet = "item,name,code,pack_size,location,count\nrice,Rice,777,2,shelf,8\n"
     csv = {"Content-Type": "text/csv"}
@@ -225,6 +237,10 @@ def test_a_wrong_file_is_told_row_by_row(server: Server) -> None:
         "/v1/alerts?cursor=x",
         "/v1/items/x/forecast?days=0",
         "/v1/items?q=%00",
+        "/v1/items/x%00",
+        "/v1/movements/%00",
+        "/v1/captures/%00",
+        "/v1/captures?device=%00",
     ],
 )
 def test_a_wrong_question_is_refused(server: Server, path: str) -> None:

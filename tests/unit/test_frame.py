@@ -385,3 +385,9 @@ def test_a_damaged_file_is_a_frame_or_an_image_error(data: bytes, on_damage: str
 def test_any_bytes_are_a_picture_or_an_image_error(magic: bytes, rest: bytes) -> None:
     with contextlib.suppress(ImageError):
         inspect(magic + rest)
+
+
+def test_an_observation_holds_only_text_that_databases_keep() -> None:
+    seen = Observation(analyser="test", code="a\0b\ud800", confidence=1, location="\0", lot="L\0")
+
+    assert (seen.code, seen.location, seen.lot) == ("a\ufffdb?", "\ufffd", "L\ufffd")

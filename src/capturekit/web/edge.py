@@ -14,7 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from capturekit.web.problems import as_problem, problem_response
+from capturekit.web.problems import Problem, as_problem, problem_response
 
 logger = logging.getLogger("capturekit.web")
 
@@ -46,8 +46,9 @@ class Edge:
         # A copy: an outer app that mounts this one keeps its own state.
         scope["state"] = {**scope.get("state", {}), "request_id": secrets.token_hex(8)}
         exchange = _Exchange(scope, receive, send)
+        app = problem_response(Request(scope), _NUL) if _has_nul(scope) else self._app
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            await app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             scope["state"]["refusal"] = "the client went away"
         except Exception as error:  # noqa: BLE001  # the last resort: told, and logged below
@@ -56,6 +57,14 @@ class Edge:
                 response = problem_response(Request(scope), as_problem(error))
                 await response(scope, exchange.receive, exchange.send)
         exchange.log()
+
+
+_NUL: Final = Problem(422, "invalid-input", "nothing has a NUL character in its name")
+
+
+def _has_nul(scope: Scope) -> bool:
+    """Whether something is asked for by a name that Postgres cannot even look up."""
+    return "\0" in scope["path"] or b"%00" in scope["query_string"]
 
 
 class _Exchange:

@@ -113,9 +113,12 @@ class Form:
         return bytes(self.parts[name])
 
     def text(self, name: str) -> str | None:
-        """A text field without surrounding space, or None when missing or empty."""
+        """A text field without surrounding space, or None when missing or empty.
+
+        What is not UTF-8, and NUL, which Postgres does not keep, becomes U+FFFD.
+        """
         value = self.parts.get(name, b"").decode("utf-8", "replace").strip()
-        return value or None
+        return value.replace("\0", "\ufffd") or None
 
 
 async def read_form(request: Request, picture_name: str, max_picture_bytes: int) -> Form:
