@@ -32,7 +32,7 @@ from sqlalchemy import (
     update,
 )
 
-from capturekit.store import alerts, outbox
+from capturekit.store import alerts, digests, outbox
 from capturekit.store.changes import Cause, Key, StockChange
 from capturekit.store.schema import (
     BY_HAND,
@@ -59,7 +59,7 @@ Ids: TypeAlias = Collection[str] | Select[str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Balance:
+class Balance:
     """A row of stock, as it is or as the facts say it should be."""
 
     quantity: int
@@ -77,14 +77,14 @@ def index_captures(connection: Connection, which: Ids) -> None:
     """Make the index hold what the current runs of these captures say, and nothing else."""
     for table in (live_count, live_scope):
         connection.execute(delete(table).where(table.c.capture_id.in_(which)))
-    _insert_found(connection, live_count, _counts_of_runs().where(capture.c.id.in_(which)))
-    _insert_found(connection, live_scope, _scopes_of_runs().where(capture.c.id.in_(which)))
+    _insert_found(connection, live_count, counts_of_runs().where(capture.c.id.in_(which)))
+    _insert_found(connection, live_scope, scopes_of_runs().where(capture.c.id.in_(which)))
 
 
 def index_movements(connection: Connection, which: Ids) -> None:
     """Make the index hold the counts among these movements, unless they are voided."""
     connection.execute(delete(live_count).where(live_count.c.movement_id.in_(which)))
-    _insert_found(connection, live_count, _counts_by_hand().where(movement.c.id.in_(which)))
+    _insert_found(connection, live_count, counts_by_hand().where(movement.c.id.in_(which)))
 
 
 def _insert_found(connection: Connection, table: Table, found: Select[tuple[object, ...]]) -> None:
@@ -97,7 +97,8 @@ def is_live() -> ColumnElement[bool]:
     return func.coalesce(verdict.c.is_accepted, observation.c.is_confident)
 
 
-def _counts_of_runs() -> Select[tuple[object, ...]]:
+def counts_of_runs() -> Select[tuple[object, ...]]:
+    """What the index should hold of captures; narrow it by the capture's id."""
     confidence = case((verdict.c.is_accepted, 1.0), else_=observation.c.confidence)
     return (
         select(
@@ -120,7 +121,8 @@ def _counts_of_runs() -> Select[tuple[object, ...]]:
     )
 
 
-def _scopes_of_runs() -> Select[tuple[object, ...]]:
+def scopes_of_runs() -> Select[tuple[object, ...]]:
+    """The same of scopes."""
     return select(
         run_scope.c.location_id,
         capture.c.captured_at.label("counted_at"),
@@ -131,7 +133,8 @@ def _scopes_of_runs() -> Select[tuple[object, ...]]:
     ).join(capture, capture.c.current_run_id == run_scope.c.run_id)
 
 
-def _counts_by_hand() -> Select[tuple[object, ...]]:
+def counts_by_hand() -> Select[tuple[object, ...]]:
+    """What the index should hold of movements; narrow it by the movement's id."""
     return select(
         movement.c.item_id,
         movement.c.counted_id.label("location_id"),
@@ -200,6 +203,12 @@ def _refold_some(
     return changes
 
 
+def compared(connection: Connection, keys: Sequence[Key]) -> Iterator[tuple[Key, Balance, Balance]]:
+    """Stock of these keys as it is, and as the facts say it should be; changes nothing."""
+    for row in connection.execute(FOLD, {"keys": keys}).mappings():
+        yield Key(row["item_id"], row["location_id"]), _stored(row), _folded(row)
+
+
 _REWRITE: Final = (
     update(stock)
     .where(stock.c.item_id == bindparam("of_item"), stock.c.location_id == bindparam("of_location"))
@@ -207,23 +216,23 @@ _REWRITE: Final = (
 )
 
 
-def _new_values(row: RowMapping, balance: _Balance) -> dict[str, object]:
+def _new_values(row: RowMapping, balance: Balance) -> dict[str, object]:
     return {
         "of_item": row["item_id"],
         "of_location": row["location_id"],
-        **{name: getattr(balance, name) for name in _Balance.__slots__},
+        **{name: getattr(balance, name) for name in Balance.__slots__},
     }
 
 
-def _stored(row: RowMapping) -> _Balance:
-    return _Balance(**{name: row[name] for name in _Balance.__slots__})
+def _stored(row: RowMapping) -> Balance:
+    return Balance(**{name: row[name] for name in Balance.__slots__})
 
 
-def _folded(row: RowMapping) -> _Balance:
+def _folded(row: RowMapping) -> Balance:
     """The rule itself: the newer of count and silence, then what was moved after it."""
     moved = row["received"] - row["given"]
     if row["silence_run_id"] is not None:
-        return _Balance(
+        return Balance(
             quantity=moved,
             confidence=None,
             counted_at=row["silence_at"],
@@ -231,7 +240,7 @@ def _folded(row: RowMapping) -> _Balance:
             basis_run_id=row["silence_run_id"],
             basis_movement_id=None,
         )
-    return _Balance(
+    return Balance(
         quantity=(row["count_quantity"] or 0) + moved,
         confidence=row["count_confidence"],
         counted_at=row["count_at"],
@@ -387,9 +396,25 @@ def _record(connection: Connection, changes: Sequence[StockChange], cause: Cause
     moves = list(_moves(changes, cause))
     if not moves:
         return
-    shared = {"cause": cause.kind, "cause_id": cause.id, "recorded_at": cause.at}
-    connection.execute(move.insert(), [one._asdict() | shared for one in moves])
+    connection.execute(move.insert(), _lines(connection, moves, cause))
     _settle_elsewhere(connection, moves, cause.elsewhere)
+
+
+def _lines(connection: Connection, moves: Sequence[_Move], cause: Cause) -> list[dict[str, object]]:
+    """The lines to add, numbered on and chained to the last. Needs the ledger's lock."""
+    last = connection.execute(_LAST_LINE).one_or_none()
+    seq, digest = (last.seq, last.digest) if last else (0, "")
+    shared = {"cause": cause.kind, "cause_id": cause.id, "recorded_at": cause.at}
+    lines: list[dict[str, object]] = []
+    for one in moves:
+        seq += 1
+        line: dict[str, object] = {"seq": seq, **one._asdict(), **shared}
+        digest = digests.of_move(line, digest)
+        lines.append(line | {"digest": digest})
+    return lines
+
+
+_LAST_LINE: Final = select(move.c.seq, move.c.digest).order_by(move.c.seq.desc()).limit(1)
 
 
 def _moves(changes: Sequence[StockChange], cause: Cause) -> Iterator[_Move]:

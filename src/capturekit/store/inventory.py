@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 import anyio.to_thread
 
-from capturekit.database import Database
+from capturekit.database import Connection, Database
 from capturekit.store import (
     alerts,
     counts,
@@ -19,6 +20,7 @@ from capturekit.store import (
     locations,
     lots,
     movements,
+    proof,
     review,
     runs,
     stock,
@@ -35,8 +37,12 @@ from capturekit.store.locations import Location
 from capturekit.store.lots import Expiring, Lots
 from capturekit.store.movements import Movement, NewMovement
 from capturekit.store.page import Page
+from capturekit.store.proof import Proof
 from capturekit.store.review import Proposal
+from capturekit.store.schema import lock_ledger
 from capturekit.store.stock import ItemSum, StockPage, StockQuery, StockRow, StockSort, Why
+
+T = TypeVar("T")
 
 
 class Inventory:
@@ -128,7 +134,7 @@ class Inventory:
         location would hold less than nothing, the key names another movement, or the lot
         expires on another day.
         """
-        return await self._database.write(partial(movements.do, new=new, now=self._clock()))
+        return await self._write(partial(movements.do, new=new, now=self._clock()))
 
     async def movement(self, id: str) -> Movement:
         """The movement; raises Unknown."""
@@ -136,13 +142,11 @@ class Inventory:
 
     async def void(self, movement: str, by: str = "") -> list[StockChange]:
         """Take a movement back, whatever came after it. Raises Unknown."""
-        return await self._database.write(
-            partial(movements.void, id=movement, by=by, now=self._clock())
-        )
+        return await self._write(partial(movements.void, id=movement, by=by, now=self._clock()))
 
     async def choose_run(self, capture_id: str, run: str) -> list[StockChange]:
         """Let the run of this id or pipeline fingerprint speak for the capture. Raises Unknown."""
-        return await self._database.write(
+        return await self._write(
             partial(runs.choose_named, capture_id=capture_id, name=run, at=self._clock())
         )
 
@@ -164,11 +168,11 @@ class Inventory:
     async def add_item(self, id: str, name: str, unit: str | None = None) -> Item:
         """Make an item, or return it as it is when it was there."""
         new = Item(id, name, unit)
-        return await self._database.write(partial(items.add, new=new, at=self._clock()))
+        return await self._write(partial(items.add, new=new, at=self._clock()))
 
     async def rename(self, item: str, name: str, unit: str | None = None) -> Item:
         """Give the item another name, and another unit unless that is None. Raises Unknown."""
-        return await self._database.write(partial(items.rename, id=item, name=name, unit=unit))
+        return await self._write(partial(items.rename, id=item, name=name, unit=unit))
 
     async def items(
         self, *, text: str | None = None, cursor: str | None = None, limit: int = 100
@@ -192,7 +196,7 @@ class Inventory:
         ``quantity`` is 1 to 1,000,000.
         """
         meaning = Meaning(item, quantity)
-        return await self._database.write(
+        return await self._write(
             partial(items.assign_code, code=code, meaning=meaning, at=self._clock())
         )
 
@@ -202,7 +206,7 @@ class Inventory:
         Raises Unknown unless it is the item's.
         """
         work = partial(items.release_code, code=code, item_id=item, at=self._clock())
-        return await self._database.write(work)
+        return await self._write(work)
 
     async def lots(self, item: str, location: str | None = None) -> Lots:
         """What lots stock of the item is made of, in a place and all below it, or in all.
@@ -255,7 +259,7 @@ class Inventory:
         order = exchange.ImportOrder(by, self._clock(), name, dry_run)
         work = partial(exchange.apply, catalogue=catalogue, order=order)
         try:
-            return await self._database.write(work)
+            return await self._write(work)
         except exchange.DryRun as done:
             return done.report
 
@@ -274,20 +278,18 @@ class Inventory:
         digit first; ValueError otherwise.
         """
         new = Location(id, id if name is None else name, parent)
-        return await self._database.write(partial(locations.add, new=new))
+        return await self._write(partial(locations.add, new=new))
 
     async def rename_location(self, id: str, name: str) -> Location:
         """Give the location another name. Raises Unknown."""
-        return await self._database.write(partial(locations.rename, id=id, name=name))
+        return await self._write(partial(locations.rename, id=id, name=name))
 
     async def move_location(self, id: str, parent: str | None) -> Location:
         """Put the location, with all below it, into another, or into none.
 
         Raises Unknown for either, and Conflict when the other is below it.
         """
-        return await self._database.write(
-            partial(locations.move, id=id, parent_id=parent, at=self._clock())
-        )
+        return await self._write(partial(locations.move, id=id, parent_id=parent, at=self._clock()))
 
     async def locations(self) -> list[Location]:
         """Every location but the virtual ones, by id."""
@@ -311,12 +313,12 @@ class Inventory:
         """
         restock = minimum + 1 if restock_at is None else restock_at
         new = NewParLevel(item, location, minimum, restock, min_confidence, by)
-        return await self._database.write(partial(levels.set_level, new=new, at=self._clock()))
+        return await self._write(partial(levels.set_level, new=new, at=self._clock()))
 
     async def remove_par_level(self, item: str, location: str) -> None:
         """Forget the level; its alert is cleared. Raises Unknown."""
         key = Key(item, location)
-        await self._database.write(partial(levels.remove, key=key, at=self._clock()))
+        await self._write(partial(levels.remove, key=key, at=self._clock()))
 
     async def par_levels(
         self,
@@ -342,6 +344,19 @@ class Inventory:
         work = partial(alerts.page, item_id=item, is_open=is_open, cursor=cursor, limit=limit)
         return await self._database.read(work)
 
+    async def verify(self) -> Proof:
+        """Prove stock from the facts, and the facts from their digests; reads all of the ledger."""
+        return await self._database.read(proof.verify)
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        """Do what changes the ledger, while nobody else does."""
+
+        def locked(connection: Connection) -> T:
+            lock_ledger(connection)
+            return work(connection)
+
+        return await self._database.write(locked)
+
     async def _decide(
         self, observation_id: int, by: str, *, is_accepted: bool
     ) -> list[StockChange]:
@@ -352,4 +367,4 @@ class Inventory:
             at=self._clock(),
             is_accepted=is_accepted,
         )
-        return await self._database.write(work)
+        return await self._write(work)

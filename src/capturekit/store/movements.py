@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from sqlalchemy import Connection, RowMapping, select, update
 
 from capturekit.errors import Conflict, Unknown
-from capturekit.store import items, locations, outbox
+from capturekit.store import digests, items, locations, outbox
 from capturekit.store.changes import Cause, Key, StockChange
 from capturekit.store.fold import index_movements, refold
 from capturekit.store.items import Meaning
@@ -198,6 +198,9 @@ def count_all(
             for one in some
             if one.key not in known
         ]
+        for row in rows:
+            row |= {"lot_id": None}
+            row["digest"] = digests.of_movement(row)
         if rows:
             connection.execute(movement.insert(), rows)
             keys += _counted(connection, [str(row["id"]) for row in rows], cause.at)
@@ -346,7 +349,8 @@ def _insert(connection: Connection, new: NewMovement, name: dict[str, str], now:
         "moved_at": at,
         "lot_id": _lot(connection, new, meaning.item_id, now),
     }
-    connection.execute(movement.insert().values(values))
+    digest = digests.of_movement(values)
+    connection.execute(movement.insert().values(values | {"digest": digest}))
 
 
 def _values(

@@ -1,7 +1,7 @@
 """What a pipeline said about a capture, and which of several runs holds."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, or_, select, update
 
 from capturekit.errors import Unknown
 from capturekit.frame import Observation
-from capturekit.store import items, locations, telling
+from capturekit.store import digests, items, locations, telling
 from capturekit.store.changes import Cause, StockChange
 from capturekit.store.fold import index_captures, keys_of_runs, refold
 from capturekit.store.schema import (
@@ -83,23 +83,23 @@ def record(connection: Connection, capture_id: str, new: RunRecord, threshold: f
     known = _find(connection, capture_id, new.fingerprint)
     if known is not None:
         return known
-    run_id = secrets.token_hex(8)
-    connection.execute(
-        run.insert().values(
-            id=run_id,
-            capture_id=capture_id,
-            fingerprint=new.fingerprint,
-            started_at=new.started_at,
-            finished_at=new.finished_at,
-            result=new.result,
-            thumbnail_sha256=new.thumbnail,
-        )
-    )
     own = _location_of(connection, capture_id)
-    if not new.is_blind:
-        locations.ensure(connection, new.zones, own)
-        _record_scopes(connection, run_id, capture_id, new.zones)
-    _record_observations(connection, run_id, own, new, threshold)
+    values: dict[str, object] = {
+        "id": secrets.token_hex(8),
+        "capture_id": capture_id,
+        "fingerprint": new.fingerprint,
+        "started_at": new.started_at,
+        "finished_at": new.finished_at,
+        "result": new.result,
+        "thumbnail_sha256": new.thumbnail,
+    }
+    scopes = [] if new.is_blind else _scopes(connection, capture_id, own, new.zones)
+    seen = [_values(one, own, threshold) for one in new.observations]
+    digest = digests.of_run(values, scopes, seen)
+    connection.execute(run.insert().values(values | {"digest": digest}))
+    run_id = str(values["id"])
+    insert_new(connection, run_scope, [{"run_id": run_id, "location_id": one} for one in scopes])
+    _record_observations(connection, run_id, own, new, seen)
     return run_id
 
 
@@ -147,9 +147,9 @@ def _location_of(connection: Connection, capture_id: str) -> str:
     return found
 
 
-def _record_scopes(
-    connection: Connection, run_id: str, capture_id: str, zones: Sequence[str]
-) -> None:
+def _scopes(connection: Connection, capture_id: str, own: str, zones: Sequence[str]) -> list[str]:
+    """Locations whose silence counts: those that a picture of this device shows whole."""
+    locations.ensure(connection, zones, own)
     of_device = (
         select(device.c.location_id)
         .join(capture, capture.c.device_id == device.c.id)
@@ -160,16 +160,18 @@ def _record_scopes(
         .join(capture, capture.c.device_id == view.c.device_id)
         .where(capture.c.id == capture_id, view.c.is_exhaustive)
     )
-    own = set(connection.scalars(of_device))
-    found = own | set(connection.scalars(of_views)) | set(zones if own else ())
-    insert_new(
-        connection, run_scope, [{"run_id": run_id, "location_id": one} for one in sorted(found)]
-    )
+    whole = set(connection.scalars(of_device))
+    return sorted(whole | set(connection.scalars(of_views)) | set(zones if whole else ()))
 
 
 def _record_observations(
-    connection: Connection, run_id: str, own: str, new: RunRecord, threshold: float
+    connection: Connection,
+    run_id: str,
+    own: str,
+    new: RunRecord,
+    rows: Sequence[Mapping[str, object]],
 ) -> None:
+    """Keep the observations with what they mean today; ``rows`` are their own columns."""
     seen = new.observations
     if not seen:
         return
@@ -178,26 +180,20 @@ def _record_observations(
     codes = items.ensure_codes(connection, {one.code for one in seen if one.code is not None}, at)
     named = items.meanings(connection, {one.item for one in seen if one.item is not None})
     items.ensure_items(connection, [meaning.item_id for meaning in named.values()], at)
-    rows: list[dict[str, object]] = []
-    for one in seen:
+    complete: list[dict[str, object]] = []
+    for one, row in zip(seen, rows, strict=True):
         meaning = named[one.item] if one.item is not None else codes[one.code or ""]
-        rows.append(
-            {
-                "run_id": run_id,
-                "location_id": one.location or own,
-                **_values(one, threshold),
-                "item_id": meaning.item_id,
-                "units": one.quantity * meaning.units,
-            }
-        )
-    connection.execute(observation.insert(), rows)
+        means = {"item_id": meaning.item_id, "units": one.quantity * meaning.units}
+        complete.append({"run_id": run_id, **row, **means})
+    connection.execute(observation.insert(), complete)
 
 
-def _values(one: Observation, threshold: float) -> dict[str, object]:
+def _values(one: Observation, own: str, threshold: float) -> dict[str, object]:
     if one.quantity > _MAX_STORED:
         raise ValueError(f"{one.analyser} saw {one.quantity} of {one.item or one.code}")
     return {
         "analyser": one.analyser,
+        "location_id": one.location or own,
         "code": one.code,
         "item": one.item,
         "quantity": one.quantity,
