@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Table,
     and_,
     case,
     cast,
@@ -175,33 +176,36 @@ def _movements(connection: Connection, checked: dict[str, int]) -> Iterator[Find
 
 
 def _meanings(connection: Connection) -> Iterator[Finding]:
-    stands_for = item_code.c.code.is_not(None) & (item_code.c.item_id != observation.c.item)
-    by_code = (
-        select(observation.c.id)
-        .join(item_code, item_code.c.code == observation.c.code)
-        .where(_differs(observation.c.quantity, item_code.c.item_id, item_code.c.quantity))
+    by_code = select(observation.c.id).join(item_code, item_code.c.code == observation.c.code)
+    code_means = (item_code.c.item_id, observation.c.quantity * item_code.c.quantity)
+    queries = (
+        ("observation", by_code.where(_differs(observation, *code_means))),
+        ("observation", _misnamed(observation, observation.c.quantity)),
+        ("movement", _misnamed(movement, movement.c.amount)),
     )
-    by_item = (
-        select(observation.c.id)
-        .outerjoin(item_code, item_code.c.code == observation.c.item)
-        .where(
-            observation.c.item.is_not(None),
-            _differs(
-                observation.c.quantity,
-                case((stands_for, item_code.c.item_id), else_=observation.c.item),
-                case((stands_for, item_code.c.quantity), else_=1),
-            ),
-        )
-    )
-    for query in (by_code, by_item):
+    for what, query in queries:
         for name in connection.scalars(query.limit(MAX_FINDINGS)):
-            yield Finding(Doubt.MEANING, str(name), "the observation counts as something else")
+            yield Finding(Doubt.MEANING, str(name), f"the {what} counts as something else")
+
+
+def _misnamed(table: Table, amount: ColumnElement[int]) -> Select[tuple[object, ...]]:
+    """Facts that name an item, and count as another than ``items.meanings`` says."""
+    is_code = item_code.c.code.is_not(None) & (item_code.c.item_id != table.c.item)
+    means = (
+        case((is_code, item_code.c.item_id), else_=table.c.item),
+        amount * case((is_code, item_code.c.quantity), else_=1),
+    )
+    return (
+        select(table.c.id)
+        .outerjoin(item_code, item_code.c.code == table.c.item)
+        .where(table.c.item.is_not(None), _differs(table, *means))
+    )
 
 
 def _differs(
-    amount: ColumnElement[int], item_id: ColumnElement[str], units: ColumnElement[int]
+    table: Table, item_id: ColumnElement[str], units: ColumnElement[int]
 ) -> ColumnElement[bool]:
-    return or_(observation.c.item_id != item_id, observation.c.units != amount * units)
+    return or_(table.c.item_id != item_id, table.c.units != units)
 
 
 # The index of live counts
