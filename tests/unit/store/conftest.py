@@ -9,7 +9,15 @@ import pytest
 
 from capturekit.database import Database
 from capturekit.frame import Observation
-from capturekit.store import Capture, NewCapture, RunRecord, Store, migrations
+from capturekit.store import (
+    Capture,
+    MovementKind,
+    NewCapture,
+    NewMovement,
+    RunRecord,
+    Store,
+    migrations,
+)
 from tests.servers_postgres import PostgresServer
 
 
@@ -134,3 +142,23 @@ def quantities(store: Store) -> Callable[[], Awaitable[dict[tuple[str, str], int
         }
 
     return read
+
+
+@pytest.fixture
+async def told(store: Store, photograph: Photograph) -> None:
+    """A story in which every table has rows."""
+    inventory = store.inventory
+    await store.devices.add("cam", is_exhaustive=True)
+    await inventory.add_item("tea", "Tea")
+    await inventory.assign_code("400", "tea", 6)
+    for number in range(1, 5):
+        seen = (
+            Observation(analyser="codes", code="400", quantity=number, confidence=0.9),
+            Observation(analyser="model", item="tea", confidence=0.2, box=((1.0, 2.0), (3.5, 4.0))),
+        )
+        await photograph("cam", f"k{number}", float(number), seen)
+    await inventory.move(
+        NewMovement(MovementKind.RECEIVE, "tea", 2, target="cam", at=9.0, reason="delivery")
+    )
+    await inventory.move(NewMovement(MovementKind.COUNT, "400", 3, target="cam", at=10.0))
+    await inventory.move(NewMovement(MovementKind.USE, "tea", 1, source="cam", at=11.0))

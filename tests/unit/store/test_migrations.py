@@ -1,27 +1,30 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Column, Connection, MetaData, Table, inspect, select, text
 
 import capturekit.queue.sql
 import capturekit.store.schema
 from capturekit.database import Database
 from capturekit.errors import DatabaseTooNew, DatabaseTooOld
 from capturekit.queue.sql import SqlQueue
-from capturekit.store import migrations
+from capturekit.store import Store, migrations
+from capturekit.store.schema import location
 
 pytestmark = pytest.mark.anyio
 
 KILLED_HALF_WAY = """
 import asyncio, os, sys
 from capturekit.database import Database
-from capturekit.store import migrations
+from capturekit.store import Store, migrations
+from capturekit.store.schema import location
 
 def die(connection):
     migrations.upgrade_within(connection)
@@ -171,6 +174,55 @@ async def _jobs_are_as_they_were(queue: SqlQueue) -> None:
     lease = replace(leases[0], job=leases[0].job.model_copy(update={"id": "held"}), attempt=2)
     await queue.finish(lease)
     assert len((await queue.status("held")).attempts) == 2
+
+
+@pytest.mark.usefixtures("told")
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_stock_of_earlier_revisions_is_sealed(
+    kind: str,
+    store: Store,
+    database: Database,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The rows of today, without what later revisions added, as 0003 would have kept them."""
+    figures = await store.inventory.stock()
+    rows = await database.read(_rows)
+    url = f"sqlite:///{tmp_path}/old.db"
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres").new_database()
+    async with Database(url) as old:
+        await old.write(lambda c: migrations.upgrade_within(c, "0003"))
+        await old.write(partial(_fill, rows=rows))
+
+        assert await migrations.upgrade(old) == "0003"
+
+        upgraded = Store(old)
+        assert await upgraded.inventory.stock() == figures
+        proof = await upgraded.inventory.verify()
+        assert proof.findings == ()
+        assert (proof.checked["lines"], proof.checked["runs"]) == (7, 4)
+
+
+def _rows(connection: Connection) -> dict[str, list[dict[str, object]]]:
+    tables = capturekit.store.schema.metadata.sorted_tables
+    return {
+        table.name: [dict(row) for row in connection.execute(select(table)).mappings()]
+        for table in tables
+    }
+
+
+def _fill(connection: Connection, rows: dict[str, list[dict[str, object]]]) -> None:
+    for table in capturekit.store.schema.metadata.sorted_tables:
+        if not inspect(connection).has_table(table.name):
+            continue
+        names = [one["name"] for one in inspect(connection).get_columns(table.name)]
+        old = Table(table.name, MetaData(), *(Column(n, table.c[n].type) for n in names))
+        for row in rows[table.name]:
+            values = {name: row[name] for name in names}
+            is_there = table is location and str(row["id"]).startswith("~")
+            if not is_there:
+                connection.execute(old.insert().values(values))
 
 
 async def test_several_processes_may_upgrade_at_once(tmp_path: Path) -> None:

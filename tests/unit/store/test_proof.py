@@ -1,39 +1,15 @@
 """A database that was changed behind our back says so, on SQLite and on Postgres."""
 
-from collections.abc import Awaitable, Callable
-
 import pytest
 from sqlalchemy import text
 
 from capturekit.database import Database
 from capturekit.frame import Observation
-from capturekit.store import MovementKind, NewMovement, Store
+from capturekit.store import Store
 from capturekit.store.proof import Doubt
 from tests.unit.store.conftest import Photograph
 
 pytestmark = pytest.mark.anyio
-
-Told = Callable[[], Awaitable[None]]
-
-
-@pytest.fixture
-async def told(store: Store, photograph: Photograph) -> None:
-    """A story in which every table has rows."""
-    inventory = store.inventory
-    await store.devices.add("cam", is_exhaustive=True)
-    await inventory.add_item("tea", "Tea")
-    await inventory.assign_code("400", "tea", 6)
-    for number in range(1, 5):
-        seen = (
-            Observation(analyser="codes", code="400", quantity=number, confidence=0.9),
-            Observation(analyser="model", item="tea", confidence=0.2, box=((1.0, 2.0), (3.5, 4.0))),
-        )
-        await photograph("cam", f"k{number}", float(number), seen)
-    await inventory.move(
-        NewMovement(MovementKind.RECEIVE, "tea", 2, target="cam", at=9.0, reason="delivery")
-    )
-    await inventory.move(NewMovement(MovementKind.COUNT, "400", 3, target="cam", at=10.0))
-    await inventory.move(NewMovement(MovementKind.USE, "tea", 1, source="cam", at=11.0))
 
 
 @pytest.mark.usefixtures("told")

@@ -4,6 +4,12 @@ On Postgres all text of the store gets the collation C, and numbers of rows beco
 SQLite's are.
 """
 
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -42,6 +48,9 @@ def upgrade() -> None:
     _create_rest()
     _add_columns()
     _create_indexes()
+    _seal_lines()
+    _seal_movements()
+    _seal_runs()
 
 
 def _change_types() -> None:
@@ -240,3 +249,94 @@ def _create_indexes() -> None:
 def _index(name: str, table: str, *columns: str, where: str) -> None:
     condition = sa.text(where)
     op.create_index(name, table, columns, sqlite_where=condition, postgresql_where=condition)
+
+
+# The digests of what is there already. This is how they are made as of this revision.
+
+ROWS_AT_ONCE = 500
+
+LINE = ("seq", "item_id", "from_id", "to_id", "quantity", "cause", "cause_id", "recorded_at")
+MOVEMENT = (
+    *("id", "key", "kind", "item", "amount", "from_id", "to_id", "counted_id"),
+    *("moved_at", "by", "recorded_at", "reason", "lot_id"),
+)
+RUN = (
+    *("id", "capture_id", "fingerprint", "started_at", "finished_at", "result"),
+    "thumbnail_sha256",
+)
+SEEN = (
+    *("analyser", "location_id", "code", "item", "quantity", "confidence", "box"),
+    *("lot", "expires_on", "is_confident"),
+)
+JSONS = ("result", "box")
+BOOLEANS = ("is_confident",)
+
+
+def _seal_lines() -> None:
+    """Lines of the ledger, each chained to the one before."""
+    digest = ""
+    for page in _pages("move", "seq", LINE):
+        sealed = []
+        for row in page:
+            digest = _digest([digest, *row.values()])
+            sealed.append({"name": row["seq"], "seal": digest})
+        _seal("move", "seq", sealed)
+
+
+def _seal_movements() -> None:
+    for page in _pages("movement", "id", MOVEMENT):
+        sealed = [{"name": row["id"], "seal": _digest([*row.values()])} for row in page]
+        _seal("movement", "id", sealed)
+
+
+def _seal_runs() -> None:
+    for page in _pages("run", "id", RUN):
+        ids = [row["id"] for row in page]
+        seen: defaultdict[str, list[str]] = defaultdict(list)
+        for one in _rows_of_runs("observation", SEEN, ids):
+            seen[one.pop("run_id")].append(_text([*one.values()]))
+        scopes: defaultdict[str, list[str]] = defaultdict(list)
+        for one in _rows_of_runs("run_scope", ("location_id",), ids):
+            scopes[one["run_id"]].append(one["location_id"])
+        sealed = []
+        for row in page:
+            said = [sorted(scopes[row["id"]]), sorted(seen[row["id"]])]
+            sealed.append({"name": row["id"], "seal": _digest([*row.values(), *said])})
+        _seal("run", "id", sealed)
+
+
+def _table(name: str, columns: Sequence[str]) -> sa.TableClause:
+    kinds = dict.fromkeys(JSONS, sa.JSON(none_as_null=True)) | dict.fromkeys(BOOLEANS, sa.Boolean())
+    return sa.table(name, *(sa.column(one, kinds.get(one)) for one in columns))
+
+
+def _pages(name: str, key: str, columns: Sequence[str]) -> Iterator[list[Mapping[str, Any]]]:
+    table = _table(name, columns)
+    page = sa.select(table).order_by(table.c[key]).limit(ROWS_AT_ONCE)
+    rows = op.get_bind().execute(page).mappings().all()
+    while rows:
+        yield [dict(row) for row in rows]
+        after = page.where(table.c[key] > rows[-1][key])
+        rows = op.get_bind().execute(after).mappings().all()
+
+
+def _rows_of_runs(
+    name: str, columns: Sequence[str], ids: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    table = _table(name, ("run_id", *columns))
+    found = op.get_bind().execute(sa.select(table).where(table.c.run_id.in_(ids)))
+    return (dict(row) for row in found.mappings())
+
+
+def _seal(name: str, key: str, sealed: Sequence[Mapping[str, object]]) -> None:
+    table = _table(name, (key, "digest"))
+    named = sa.update(table).where(table.c[key] == sa.bindparam("name"))
+    op.get_bind().execute(named.values(digest=sa.bindparam("seal")), sealed)
+
+
+def _digest(values: list[object]) -> str:
+    return hashlib.sha256(_text(values).encode()).hexdigest()
+
+
+def _text(values: list[object]) -> str:
+    return json.dumps(values, separators=(",", ":"), sort_keys=True)
