@@ -1,7 +1,10 @@
 """What stock is kept for, what changed in it, and why."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, and_, bindparam, tuple_
 
 from capturekit.store.schema import ADJUSTED
 
@@ -42,3 +45,17 @@ class StockChange:
     def delta(self) -> int:
         """Units gained, or lost when negative."""
         return self.after - self.before
+
+
+def is_among(item_id: ColumnElement[str], location_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a row is of one of the keys that the statement is given by ``key_values``."""
+    # By itself SQLite looks up one pair and scans for more; single values it looks up.
+    return and_(
+        item_id.in_(bindparam("items", expanding=True)),
+        tuple_(item_id, location_id).in_(bindparam("keys", expanding=True)),
+    )
+
+
+def key_values(keys: Sequence[Key]) -> dict[str, object]:
+    """The parameters of ``is_among``, three for each key."""
+    return {"keys": list(keys), "items": sorted({key.item_id for key in keys})}

@@ -8,11 +8,11 @@ from typing import Final
 from sqlalchemy import Connection, Select, or_, select, tuple_
 
 from capturekit.database import Database
-from capturekit.store.changes import Key
+from capturekit.store.changes import Key, is_among, key_values
 from capturekit.store.schema import item, location, par_level, stock
 
-KEYS_AT_ONCE: Final = 400
-"""Two parameters each; old SQLites take 999."""
+KEYS_AT_ONCE: Final = 300
+"""Three parameters each; old SQLites take 999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,9 @@ def _page(connection: Connection, after: Key | None, limit: int) -> list[Figure]
 def _of(connection: Connection, keys: Sequence[Key]) -> dict[Key, Figure]:
     found: dict[Key, Figure] = {}
     for start in range(0, len(keys), KEYS_AT_ONCE):
-        query = _figures().where(_POSITION.in_(keys[start : start + KEYS_AT_ONCE]))
-        rows = connection.execute(query).mappings()
+        query = _figures().where(is_among(stock.c.item_id, stock.c.location_id))
+        some = keys[start : start + KEYS_AT_ONCE]
+        rows = connection.execute(query, key_values(some)).mappings()
         found |= {figure.key: figure for figure in (Figure(**row) for row in rows)}
     return found
 

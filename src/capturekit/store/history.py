@@ -11,7 +11,6 @@ from typing import Final, TypeAlias
 from pydantic import JsonValue
 from sqlalchemy import (
     BigInteger,
-    BindParameter,
     ColumnElement,
     Connection,
     RowMapping,
@@ -20,17 +19,16 @@ from sqlalchemy import (
     cast,
     func,
     select,
-    tuple_,
 )
 
 from capturekit.store import movements
-from capturekit.store.changes import Key
+from capturekit.store.changes import Key, is_among, key_values
 from capturekit.store.page import Page, from_cursor, to_cursor
 from capturekit.store.schema import capture, item, move, movement, observation, run, stock, verdict
 from capturekit.times import iso
 
-KEYS_AT_ONCE: Final = 400
-"""Keys asked for by one statement, two parameters each; old SQLites take 999."""
+KEYS_AT_ONCE: Final = 300
+"""Keys asked for by one statement, three parameters each; old SQLites take 999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,30 +205,29 @@ def _balances_after(connection: Connection, rows: Sequence[RowMapping]) -> dict[
     keys = sorted({key for row in rows for key, _ in _real_ends(row)})
     balances: dict[Key, int] = {}
     for start in range(0, len(keys), KEYS_AT_ONCE):
-        values = {"keys": keys[start : start + KEYS_AT_ONCE], "seq": rows[0]["seq"]}
-        for item_id, location_id, quantity in connection.execute(_STOCK_OF, values):
+        of_keys = key_values(keys[start : start + KEYS_AT_ONCE])
+        for item_id, location_id, quantity in connection.execute(_STOCK_OF, of_keys):
             balances[Key(item_id, location_id)] = quantity
         for sign, query in _LATER:
-            for row in connection.execute(query, values):
+            for row in connection.execute(query, of_keys | {"seq": rows[0]["seq"]}):
                 balances[Key(row.item_id, row.location_id)] -= sign * row.quantity
     return balances
 
 
 def _later(end: ColumnElement[str]) -> Select[str, str, int]:
-    keys: BindParameter[str] = bindparam("keys", expanding=True)
     return (
         select(
             move.c.item_id,
             end.label("location_id"),
             cast(func.sum(move.c.quantity), BigInteger).label("quantity"),
         )
-        .where(tuple_(move.c.item_id, end).in_(keys), move.c.seq > bindparam("seq"))
+        .where(is_among(move.c.item_id, end), move.c.seq > bindparam("seq"))
         .group_by(move.c.item_id, end)
     )
 
 
 _STOCK_OF: Final = select(stock.c.item_id, stock.c.location_id, stock.c.quantity).where(
-    tuple_(stock.c.item_id, stock.c.location_id).in_(bindparam("keys", expanding=True))
+    is_among(stock.c.item_id, stock.c.location_id)
 )
 _LATER: Final = ((1, _later(move.c.to_id)), (-1, _later(move.c.from_id)))
 

@@ -2,6 +2,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from capturekit.database import Database
+from capturekit.store.changes import Key, key_values
 from capturekit.store.fold import FOLD
 
 pytestmark = pytest.mark.anyio
@@ -13,7 +14,9 @@ def _plan(connection: Connection) -> list[str]:
         _connection, _cursor, statement, parameters, *_ = call
         return f"EXPLAIN QUERY PLAN {statement}", parameters
 
-    with connection.execute(FOLD, {"keys": [("tea", "cam")]}) as result:
+    # Two, for which SQLite plans otherwise than for one.
+    keys = [Key("tea", "cam"), Key("salt", "cam")]
+    with connection.execute(FOLD, key_values(keys)) as result:
         assert result.cursor is not None
         return [str(row[3]) for row in result.cursor.fetchall()]
 
@@ -22,7 +25,7 @@ async def test_the_fold_looks_things_up_and_scans_nothing(sqlite_database: Datab
     plan = "\n".join(await sqlite_database.read(_plan))
 
     for searched in (
-        "SEARCH stock USING INDEX sqlite_autoindex_stock_1 (item_id=? AND location_id=?)",
+        "SEARCH stock USING INDEX sqlite_autoindex_stock_1 (item_id=?)",
         "SEARCH live_count USING COVERING INDEX sqlite_autoindex_live_count_1",
         "SEARCH live_count USING INDEX ix_live_count_seen (item_id=? AND location_id=?)",
         "(location_id=? AND (counted_at,source,key)>(?,?,?))",

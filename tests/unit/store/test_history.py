@@ -175,8 +175,10 @@ def _plans(connection: Connection, query: HistoryQuery) -> list[str]:
 async def test_no_history_sorts_or_scans(sqlite_database: Database, query: HistoryQuery) -> None:
     store = Store(sqlite_database)
     await store.inventory.add_location("shop")
-    await store.inventory.add_item("tea", "Tea")
-    await store.inventory.move(NewMovement(MovementKind.RECEIVE, "tea", 1, target="shop"))
+    # Two, for which SQLite plans otherwise than for one.
+    for name in ("tea", "salt"):
+        await store.inventory.add_item(name, name)
+        await store.inventory.move(NewMovement(MovementKind.RECEIVE, name, 1, target="shop"))
 
     plan = await sqlite_database.read(lambda connection: _plans(connection, query))
 
