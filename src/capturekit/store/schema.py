@@ -112,6 +112,7 @@ item = Table(
     Column("name", NAME, nullable=False),
     Column("unit", NAME),
     Column("created_at", Float, nullable=False),
+    Index(None, "name", "id"),
 )
 
 item_code = Table(
@@ -355,6 +356,7 @@ stock = Table(
     Column("basis_run_id", NAME, ForeignKey("run.id"), index=True),
     Column("basis_movement_id", NAME, ForeignKey("movement.id")),
     Index(None, "location_id"),
+    Index(None, "quantity", "item_id", "location_id"),
 )
 
 policy = Table(

@@ -1,6 +1,6 @@
 """Reading stock: as a list, as sums, and why a number is what it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Final
@@ -222,10 +222,16 @@ def page(connection: Connection, query: StockQuery) -> StockPage:
     """The part of the list that ``query`` asks for; see ``Inventory.stock``."""
     rows = query.rows
     sorted_by = _sorted_by(query)
-    place = (sorted_by, rows.c.item_id, rows.c.location_id)
+    # In the words of the table that is read in order: only then is nothing sorted.
+    item_id = item.c.id if query.sort is StockSort.NAME else rows.c.item_id
+    place = (sorted_by, item_id, rows.c.location_id)
     statement = _lines(query).order_by(*place)
-    if query.cursor is not None:
-        statement = statement.where(tuple_(*place) > tuple_(*from_cursor(query.cursor, 3)))
+    position = None if query.cursor is None else from_cursor(query.cursor, 3)
+    if position is not None:
+        statement = statement.where(tuple_(*place) > tuple_(*position))
+    # By itself SQLite sorts all rows of stock rather than read an index from its beginning.
+    start = _LOWEST[query.sort] if position is None else position[0]
+    statement = statement.where(sorted_by >= start)
     limited = statement.add_columns(sorted_by.label("sorted_by")).limit(query.limit + 1)
     found = connection.execute(limited, query.values).mappings().all()
     shown = found[: query.limit]
@@ -273,6 +279,14 @@ def why(connection: Connection, item_id: str, location_id: str, as_of: float | N
         movements.between(connection, item_id, location_id, *between, limit=MOVES_SHOWN),
         _moves(connection, item_id, location_id, as_of),
     )
+
+
+_LOWEST: Final[Mapping[StockSort, JsonValue]] = {
+    StockSort.NAME: "",
+    StockSort.QUANTITY: -(2**62),
+    StockSort.LAST_SEEN: 0.0,
+}
+"""What no row sorts before."""
 
 
 def _sorted_by(query: StockQuery) -> ColumnElement[object]:

@@ -231,6 +231,10 @@ def _create_indexes() -> None:
     for column in ("item_id", "from_id", "to_id", "recorded_at"):
         op.create_index(f"ix_move_{column}_seq", "move", [column, "seq"])
     op.create_index("ix_lot_expires_on", "lot", ["expires_on"])
+    op.create_index("ix_item_name_id", "item", ["name", "id"])
+    op.create_index(
+        "ix_stock_quantity_item_id_location_id", "stock", ["quantity", "item_id", "location_id"]
+    )
     op.create_index("ix_par_level_location_id", "par_level", ["location_id"])
     _index(
         "ix_live_count_empty",
