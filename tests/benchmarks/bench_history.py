@@ -35,15 +35,16 @@ FILLS: Final = (
     ),
     (
         (
-            "INSERT INTO move (seq, item_id, from_id, to_id, quantity, cause, cause_id, recorded_at,"
-            " digest) {lines} SELECT n + 1, 'i' || (n % {count}), '~adjusted', 'l' || (n % 50), 1,"
+            "INSERT INTO move (seq, item_id, from_id, to_id, quantity, cause, cause_id,"
+            " recorded_at, digest) {lines} SELECT n + 1, 'i' || (n % {count}), '~adjusted', 'l' || (n % 50), 1,"
             " 'run', 'r' || n, 1000.0 + n, '' FROM g"
         ),
     ),
     (
         (
             "INSERT INTO stock (item_id, location_id, quantity, version, confidence, counted_at,"
-            " last_seen_at) {rows} SELECT 'i' || n, 'l' || (n % 50), {each}, 1, 1.0, 1.0, 1.0 FROM g"
+            " last_seen_at) {rows}"
+            " SELECT 'i' || n, 'l' || (n % 50), {each}, 1, 1.0, 1.0, 1.0 FROM g"
         ),
         (
             "INSERT INTO live_count (item_id, location_id, counted_at, source, key, quantity,"
