@@ -36,7 +36,8 @@ FILLS: Final = (
     (
         (
             "INSERT INTO move (seq, item_id, from_id, to_id, quantity, cause, cause_id,"
-            " recorded_at, digest) {lines} SELECT n + 1, 'i' || (n % {count}), '~adjusted', 'l' || (n % 50), 1,"
+            " recorded_at, digest) {lines} SELECT n + 1, 'i' || (n % {count}), '~adjusted',"
+            " 'l' || (n % 50), 1,"
             " 'run', 'r' || n, 1000.0 + n, '' FROM g"
         ),
     ),
