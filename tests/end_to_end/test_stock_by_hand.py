@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -60,6 +61,19 @@ def test_the_same_key_is_answered_with_the_same_movement(server: Server, item: s
     other = move(server, "receive", item, 6, target="shelf", key="once")
     assert other.status_code == 409
     assert move(server, "use", item, 1, source="shelf", key="x" * 201).status_code == 422
+
+
+def test_many_who_say_the_same_at_once_are_believed_once(server: Server, item: str) -> None:
+    def say(_: int) -> str:
+        answer = move(server, "receive", item, 5, target="shelf", key=f"once for {item}")
+        movement_id: str = answer.json()["movement"]["movement_id"]
+        return movement_id
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(say, range(16)))) == 1
+
+    (row,) = server.admin.get("/v1/inventory", params={"item": item}).json()["items"]
+    assert row["quantity"] == 5
 
 
 def test_what_was_moved_is_taken_back_and_told(server: Server, item: str) -> None:

@@ -1,3 +1,4 @@
+import random
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -120,6 +121,39 @@ async def test_pages_hold_every_line_once_and_keep_their_balances(
     assert len(whole) == 5
     with pytest.raises(ValueError, match="not a cursor"):
         await shop.inventory.history(cursor="!!")
+
+
+async def test_lines_follow_from_each_other_down_to_stock(
+    shop: Store, photograph: Photograph
+) -> None:
+    chance = random.Random(6)
+    movement_ids: list[str] = []
+    for number in range(60):
+        at, quantity = float(chance.randint(1, 99)), chance.randint(1, 5)
+        source, target = chance.sample(["cam", "shop"], 2)
+        if number % 3 == 0:
+            await photograph("cam", str(number), at, [seen(quantity)])
+        elif number % 3 == 1:
+            new = NewMovement(
+                MovementKind.MOVE, "tea", quantity, source, target, at, may_go_negative=True
+            )
+            movement_ids.append((await shop.inventory.move(new))[0].id)
+        else:
+            await shop.inventory.void(chance.choice(movement_ids))
+
+    balances: dict[str, int] = {"cam": 0, "shop": 0}
+    cursor: str | None = None
+    told: list[HistoryLine] = []
+    while not told or cursor is not None:
+        some = await shop.inventory.history(cursor=cursor, limit=7)
+        told += some.rows
+        cursor = some.next
+    for line in reversed(told):
+        for end in line.ends:
+            assert balances[end.location_id] == end.before
+            balances[end.location_id] = end.after
+    stock = {row.location: row.quantity async for row in shop.inventory.all_stock()}
+    assert balances == {"cam": 0, "shop": 0} | stock
 
 
 async def test_history_of_an_item_a_place_and_a_time(shop: Store, clock: Clock) -> None:
