@@ -9,11 +9,10 @@ are planted, and the machine must find each of them.
 import asyncio
 import random
 import shutil
-import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -30,6 +29,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from pydantic import JsonValue
 from sqlalchemy import Connection, RowMapping, text
 
 from capturekit.database import Database
@@ -42,170 +42,143 @@ from capturekit.store import (
     RunRecord,
     Store,
     fold,
-    migrations,
+    outbox,
     runs,
 )
 from capturekit.store.changes import Cause, Key
 from capturekit.store.fold import index_captures, keys_of_runs, refold
+from capturekit.store.schema import metadata
+from tests.ledger_oracle import (
+    CODES,
+    DEVICES,
+    ITEMS,
+    LOCATIONS,
+    NOW,
+    THRESHOLD,
+    VERSIONS,
+    Deed,
+    Facts,
+    Seen,
+    Shot,
+    check_alerts,
+    furnish,
+)
+from tests.servers_postgres import PostgresServer
 
 T = TypeVar("T")
-
-NOW = 1_000.0
-DEVICES = ("cam", "eye")
-SEEN_WHOLE = {"cam": "cam", "eye": "bin"}
-"""The location that a device sees whole: its own, and one of its views."""
-LOCATIONS = ("cam", "eye", "bin")
-ITEMS = ("A", "B", "X")
-"""A and B are codes too. The code C is known to nobody until it is read."""
-CODES = ("A", "B", "C")
-VERSIONS = ("v1", "v2")
-THRESHOLD = 0.5
-
-
-# The oracle
-
-
-@dataclass
-class Shot:
-    """A picture, and what the versions of the pipeline said about it."""
-
-    device: str
-    key: str
-    at: float
-    runs: dict[str, list[Observation]] = field(default_factory=dict)
-    current: str | None = None
-
-
-@dataclass
-class Deed:
-    """Something a person did."""
-
-    key: str
-    new: NewMovement
-    at: float
-    is_voided: bool = False
-
-
-class Seen(NamedTuple):
-    """Names one observation."""
-
-    shot: int
-    version: str
-    place: int
-
-
-@dataclass
-class Facts:
-    """All that was ever said, and nothing worked out from it."""
-
-    shots: list[Shot] = field(default_factory=list)
-    deeds: list[Deed] = field(default_factory=list)
-    verdicts: dict[Seen, bool] = field(default_factory=dict)
-    codes: dict[str, tuple[str, int]] = field(default_factory=dict)
-
-    def meaning(self, observation: Observation) -> tuple[str, int]:
-        if observation.code is not None:
-            return self.codes.get(observation.code, (observation.code, 1))
-        return self.of_item(observation.item or "")
-
-    def of_item(self, name: str) -> tuple[str, int]:
-        meant = self.codes.get(name, (name, 1))
-        return (name, 1) if meant[0] == name else meant
-
-    def counts(self, item: str, location: str) -> list[tuple[float, str, str, int]]:
-        found: list[tuple[float, str, str, int]] = []
-        for number, shot in enumerate(self.shots):
-            reports = self.reports(number, item, location)
-            live = [quantity for quantity, is_live in reports if is_live]
-            is_silent = shot.current and not reports and SEEN_WHOLE[shot.device] == location
-            if live or is_silent:
-                found.append((shot.at, shot.device, shot.key, sum(live)))
-        for deed in self.deeds:
-            meant, units = self.of_item(deed.new.item)
-            is_count = deed.new.kind is MovementKind.COUNT and not deed.is_voided
-            if is_count and meant == item and deed.new.target == location:
-                found.append((deed.at, "~", deed.key, deed.new.quantity * units))
-        return found
-
-    def reports(self, number: int, item: str, location: str) -> list[tuple[int, bool]]:
-        """What the shot says of the item there: quantities, and whether they count."""
-        shot, found = self.shots[number], list[tuple[int, bool]]()
-        if shot.current is None:
-            return found
-        for place, one in enumerate(shot.runs[shot.current]):
-            meant, units = self.meaning(one)
-            if meant == item and (one.location or shot.device) == location:
-                verdict = self.verdicts.get(Seen(number, shot.current, place))
-                is_live = one.confidence >= THRESHOLD if verdict is None else verdict
-                found.append((one.quantity * units, is_live))
-        return found
-
-    def quantity(self, item: str, location: str) -> int:
-        counts = self.counts(item, location)
-        since, quantity = -1.0, 0
-        if counts:
-            newest = max(counts)
-            since, quantity = newest[0], newest[3]
-        for deed in self.deeds:
-            meant, units = self.of_item(deed.new.item)
-            is_after = deed.at > since and not deed.is_voided
-            if deed.new.kind is MovementKind.COUNT or meant != item or not is_after:
-                continue
-            if deed.new.target == location:
-                quantity += deed.new.quantity * units
-            if deed.new.source == location:
-                quantity -= deed.new.quantity * units
-        return quantity
-
 
 # The ledger under test
 
 
-@cache
-def _furnished() -> bytes:
-    """A database file with the devices, locations and items of this story."""
+class SqlitePlace:
+    """Databases with the story's places and items, in files of their own."""
 
-    async def make(path: Path) -> None:
-        async with Database(f"sqlite:///{path}") as database:
-            await migrations.upgrade(database)
-            store = Store(database, clock=lambda: NOW)
-            await store.devices.add("cam", is_exhaustive=True)
-            await store.devices.add("eye")
-            await store.devices.add_view("eye", "bin", is_exhaustive=True)
-            for item in ITEMS:
-                await store.inventory.add_item(item, item)
+    @staticmethod
+    @cache
+    def _furnished() -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "furnished.db"
+            asyncio.run(furnish(f"sqlite:///{path}"))
+            return path.read_bytes()
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "template.db"
-        asyncio.run(make(path))
-        return path.read_bytes()
+    def take(self) -> str:
+        path = Path(tempfile.mkdtemp()) / "ledger.db"
+        path.write_bytes(self._furnished())
+        return f"sqlite:///{path}"
+
+    def give_back(self, url: str) -> None:
+        shutil.rmtree(Path(url.removeprefix("sqlite:///")).parent)
+
+
+_TABLES = [table.name for table in metadata.sorted_tables]
+_KEEP = [
+    "CREATE SCHEMA kept",
+    *(f"CREATE TABLE kept.{name} AS TABLE public.{name}" for name in _TABLES),
+]
+_PUT_BACK = "; ".join(
+    [
+        f"TRUNCATE {', '.join(_TABLES)}",
+        *(f"INSERT INTO {name} SELECT * FROM kept.{name}" for name in _TABLES),  # noqa: S608
+    ]
+)
+
+
+class PostgresPlace:
+    """Databases of a server, used again after their rows were put back as they were."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._free: list[str] = []
+        self._count = 0
+        server.sql("CREATE DATABASE furnished")
+        asyncio.run(furnish(server.url("furnished")))
+        server.sql(*_KEEP, database="furnished")
+
+    def take(self) -> str:
+        if self._free:
+            return self._free.pop()
+        self._count += 1
+        name = f"ledger_{self._count}"
+        self._server.sql(f"CREATE DATABASE {name} TEMPLATE furnished")
+        return self._server.url(name)
+
+    def give_back(self, url: str) -> None:
+        self._server.sql(_PUT_BACK, database=url.partition("@/")[2].partition("?")[0])
+        self._free.append(url)
+
+
+class Look(NamedTuple):
+    """The tables that every step is judged by."""
+
+    lines: list[tuple[object, ...]]
+    stock: dict[tuple[str, str], int]
+    events: list[tuple[str, Mapping[str, JsonValue]]]
+    alerts: int
+
+
+def _rows(
+    connection: Connection, query: str, values: Mapping[str, object]
+) -> list[tuple[object, ...]]:
+    return [tuple(row) for row in connection.execute(text(query), values)]
+
+
+def _look(connection: Connection) -> Look:
+    figures = _rows(connection, "SELECT item_id, location_id, quantity FROM stock", {})
+    ((alerts,),) = _rows(connection, "SELECT count(*) FROM alert WHERE kind = 'low'", {})
+    batch = outbox.after(connection, 0, 10_000, ())
+    return Look(
+        lines=_rows(connection, "SELECT * FROM move ORDER BY seq", {}),
+        stock={(str(item), str(place)): int(str(units)) for item, place, units in figures},
+        events=[(event.kind, event.data) for event in batch.events],
+        alerts=int(str(alerts)),
+    )
 
 
 class World:
-    """A store on a real file, driven from synchronous code. Faults are planted by subclasses."""
+    """A store on a real database, driven from synchronous code; subclasses plant faults."""
 
+    place: ClassVar[SqlitePlace | PostgresPlace] = SqlitePlace()
     threshold: ClassVar[float] = THRESHOLD
     is_blind: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
-        self.path = self.folder / "ledger.db"
-        self.path.write_bytes(_furnished())
+        self.url = self.place.take()
+        self._look: Look | None = None
         self.runner = asyncio.Runner()
-        self.database = Database(f"sqlite:///{self.path}")
+        self.database = Database(self.url)
         self.run(self.database.__aenter__())
         self.store = Store(self.database, clock=lambda: NOW, threshold=self.threshold)
-        self.reader = sqlite3.connect(self.path)
         self.jobs = 0
 
     def run(self, work: Coroutine[object, object, T]) -> T:
+        """Run a command, which may change anything."""
+        self._look = None
         return self.runner.run(work)
 
     def close(self) -> None:
-        self.reader.close()
         self.run(self.database.__aexit__(None, None, None))
         self.runner.close()
-        shutil.rmtree(self.folder)
+        self.place.give_back(self.url)
 
     def upload(self, device: str, key: str, at: float) -> str:
         new = NewCapture(device, key, "00" * 32, 1, "image/jpeg", 8, 8, captured_at=at)
@@ -235,9 +208,9 @@ class World:
     def decide(self, capture_id: str, version: str, index: int, *, is_accepted: bool) -> None:
         ids = self.rows(
             "SELECT o.id FROM observation o JOIN run r ON r.id = o.run_id"
-            " WHERE r.capture_id = ? AND r.fingerprint = ? ORDER BY o.id",
-            capture_id,
-            version,
+            " WHERE r.capture_id = :capture AND r.fingerprint = :version ORDER BY o.id",
+            capture=capture_id,
+            version=version,
         )
         inventory = self.store.inventory
         decide = inventory.accept if is_accepted else inventory.reject
@@ -254,19 +227,18 @@ class World:
         self.run(self.store.inventory.assign_code(code, item, units))
 
     def refold_all(self) -> None:
-        keys = [Key(*key) for key in self.stock() if not key[1].startswith("~")]
+        keys = [Key(*key) for key in self.look().stock if not key[1].startswith("~")]
         again = partial(refold, keys=keys, cause=Cause("test", "again", NOW))
         self.run(self.database.write(again))
 
-    def rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
-        return self.reader.execute(query, values).fetchall()
+    def rows(self, query: str, **values: object) -> list[tuple[object, ...]]:
+        return self.runner.run(self.database.read(partial(_rows, query=query, values=values)))
 
-    def stock(self) -> dict[tuple[str, str], int]:
-        found = self.rows("SELECT item_id, location_id, quantity FROM stock")
-        return {(str(item), str(location)): int(str(units)) for item, location, units in found}
-
-    def ledger(self) -> list[tuple[object, ...]]:
-        return self.rows("SELECT * FROM move ORDER BY seq")
+    def look(self) -> "Look":
+        """What the tables hold now; read once between two commands."""
+        if self._look is None:
+            self._look = self.runner.run(self.database.read(_look))
+        return self._look
 
     def figures(self) -> list[tuple[object, ...]]:
         """Real stock and all that is said about it, apart from ids and versions."""
@@ -335,7 +307,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._ran(number, "v1", seen)
 
     @precondition(lambda self: self._processed())
-    @rule(data=st.data(), seen=_sightings)
+    @rule(data=st.data(), seen=st.just([]) | _sightings)
     def reprocess(self, data: st.DataObject, seen: list[Observation]) -> None:
         """By the other version; one that is known already speaks again as it did."""
         number = data.draw(st.sampled_from(self._processed()))
@@ -435,10 +407,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def every_unit_is_accounted_for(self) -> None:
         """I1 and I2: moves add up to stock, and over all places to nothing."""
         moved: Counter[tuple[str, str]] = Counter()
-        for _, item, source, target, quantity, *_ in self.world.ledger():
+        for _, item, source, target, quantity, *_ in self.world.look().lines:
             moved[str(item), str(source)] -= int(str(quantity))
             moved[str(item), str(target)] += int(str(quantity))
-        stock = self.world.stock()
+        stock = self.world.look().stock
         assert {key: units for key, units in moved.items() if units} == {
             key: units for key, units in stock.items() if units
         }
@@ -450,15 +422,21 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def stock_is_what_the_oracle_says(self) -> None:
         """I3, and I7 with it: the oracle counts nothing doubtful that nobody accepted."""
-        stock = self.world.stock()
+        stock = self.world.look().stock
         for item, location in product((*ITEMS, "C"), LOCATIONS):
             expected = self.facts.quantity(item, location)
             assert stock.get((item, location), 0) == expected, (item, location)
 
     @invariant()
+    def low_stock_is_told_once(self) -> None:
+        """I10."""
+        look = self.world.look()
+        assert check_alerts(look.events) == look.alerts
+
+    @invariant()
     def the_ledger_only_grows(self) -> None:
         """I8."""
-        ledger = self.world.ledger()
+        ledger = self.world.look().lines
         assert ledger[: len(self.ledger)] == self.ledger
         self.ledger = ledger
 
@@ -466,6 +444,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         try:
+            proof = self.world.run(self.world.store.inventory.verify())
+            assert proof.findings == (), "what nobody touched is not proved"
             self._tell_again()
         finally:
             self.world.close()
@@ -541,9 +521,28 @@ _SEARCH = settings(
 )
 
 
+@pytest.fixture(
+    scope="module",
+    params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs_extra("postgres"))],
+)
+def place(request: pytest.FixtureRequest) -> SqlitePlace | PostgresPlace:
+    """Where the ledgers of a test are."""
+    if request.param == "sqlite":
+        return SqlitePlace()
+    return PostgresPlace(request.getfixturevalue("postgres"))
+
+
+def _machine(world: type[World], place: SqlitePlace | PostgresPlace) -> type[LedgerMachine]:
+    here = type(world.__name__, (world,), {"place": place})
+    return type("Machine", (LedgerMachine,), {"world_class": here})
+
+
 @pytest.mark.timeout(300)
-def test_stock_is_what_the_facts_say_in_any_order() -> None:
-    run_state_machine_as_test(LedgerMachine, settings=_SEARCH)
+def test_stock_is_what_the_facts_say_in_any_order(place: SqlitePlace | PostgresPlace) -> None:
+    examples = 40 if isinstance(place, SqlitePlace) else 15
+    run_state_machine_as_test(
+        _machine(World, place), settings=settings(_SEARCH, max_examples=examples)
+    )
 
 
 # Planted faults
@@ -562,8 +561,8 @@ class RedeliveryAdds(World):
     def finish(
         self, capture_id: str, fence: tuple[int, int], version: str, seen: Sequence[Observation]
     ) -> None:
-        known = "SELECT id FROM run WHERE capture_id = ? AND fingerprint = ?"
-        for (run_id,) in self.rows(known, capture_id, version):
+        known = "SELECT id FROM run WHERE capture_id = :capture AND fingerprint = :version"
+        for (run_id,) in self.rows(known, capture=capture_id, version=version):
             self.run(self.database.write(partial(self._write_again, str(run_id), capture_id)))
         super().finish(capture_id, fence, version, seen)
 
@@ -606,9 +605,18 @@ class UndoWithoutEffect(World):
         self.run(self.database.write(lambda c: c.execute(mark, {"id": movement_id}).close()))
 
 
-def _found(world_class: type[World]) -> bool:
+class AlertsAreRepeated(World):
+    """What is low is told at every look."""
+
+    def refold_all(self) -> None:
+        super().refold_all()
+        forget = text("UPDATE par_level SET is_low = FALSE")
+        self.run(self.database.write(lambda connection: connection.execute(forget).close()))
+
+
+def _found(world: type[World], place: SqlitePlace | PostgresPlace) -> bool:
     """Whether the machine finds something wrong with this world."""
-    machine = type("Faulty", (LedgerMachine,), {"world_class": world_class})
+    machine = _machine(world, place)
     search = settings(_SEARCH, max_examples=200, derandomize=True, database=None)
     try:
         run_state_machine_as_test(machine, settings=search)
@@ -627,24 +635,29 @@ def _found(world_class: type[World]) -> bool:
         ConfidenceIgnored,
         NoImpliedZero,
         UndoWithoutEffect,
+        AlertsAreRepeated,
     ],
 )
-def test_a_planted_fault_is_found(fault: type[World]) -> None:
-    assert _found(fault)
+def test_a_planted_fault_is_found(fault: type[World], place: SqlitePlace | PostgresPlace) -> None:
+    assert _found(fault, place)
 
 
 @pytest.mark.timeout(300)
-def test_an_old_run_that_is_kept_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_run_that_is_kept_is_found(
+    place: SqlitePlace | PostgresPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def of_the_newest(connection: Connection, which: Sequence[str]) -> set[Key]:
         return keys_of_runs(connection, which[-1:])
 
     monkeypatch.setattr(runs, "keys_of_runs", of_the_newest)
 
-    assert _found(World)
+    assert _found(World, place)
 
 
 @pytest.mark.timeout(300)
-def test_a_count_that_is_added_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_count_that_is_added_is_found(
+    place: SqlitePlace | PostgresPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = fold._folded  # noqa: SLF001 - the seam where the fault is planted
 
     def added(row: RowMapping) -> object:
@@ -654,4 +667,4 @@ def test_a_count_that_is_added_is_found(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(fold, "_folded", added)
 
-    assert _found(World)
+    assert _found(World, place)
