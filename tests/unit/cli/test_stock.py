@@ -87,7 +87,8 @@ def test_levels_raise_alerts(data: Path) -> None:
     assert (alert["kind"], alert["location_id"], alert["quantity"]) == ("low", "room", 2)
     (level,) = told(data, "par", "list")
     assert level["is_low"]
-    assert run(data, "par", "remove", "beer", "room").exit_code == 0
+    removed = told(data, "par", "remove", "beer", "room")
+    assert removed == {"item_id": "beer", "location_id": "room"}
     assert told(data, "alerts") == []
     assert len(told(data, "alerts", "--all")) == 1
 

@@ -93,9 +93,12 @@ def set_level(
 @click.argument("item")
 @click.argument("location")
 @data_option
-def remove_level(item: str, location: str, data_dir: Path | None) -> None:
+@json_option
+def remove_level(item: str, location: str, data_dir: Path | None, as_json: bool) -> None:
     """Forget the par level of ITEM in LOCATION."""
     ask(data_dir, lambda inventory: inventory.remove_par_level(item, location))
+    if as_json:
+        click.echo(json.dumps({"item_id": item, "location_id": location}))
     click.echo(f"no par level of {item} in {location} any more", err=True)
 
 
