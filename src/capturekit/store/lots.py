@@ -5,6 +5,7 @@ left is what expires last. A figure cannot know better than its facts: what no l
 unknown, and is taken to have been used before anything that has a day to expire on.
 """
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -25,10 +26,12 @@ from sqlalchemy import (
 )
 
 from capturekit.store import items
+from capturekit.store.changes import Key
 from capturekit.store.fold import is_live
 from capturekit.store.schema import (
     item,
     live_count,
+    live_scope,
     location,
     lot,
     movement,
@@ -150,29 +153,80 @@ def expiring(connection: Connection, until: date, location_id: str | None) -> li
     return sorted(found, key=lambda one: (one.expires_on, one.name, one.item_id, one.lot or ""))
 
 
+class _Came(NamedTuple):
+    """Units of a lot that came to a place, or less than nothing where they were taken."""
+
+    key: Key
+    at: float
+    package: Package
+    units: int
+
+
 def _of_items(
     connection: Connection, item_ids: Collection[str], location_id: str | None
 ) -> dict[str, Lots]:
     quantities = dict.fromkeys(item_ids, 0)
-    came: dict[str, list[tuple[Package, int]]] = {item_id: [] for item_id in item_ids}
+    came: dict[str, list[_Came]] = {item_id: [] for item_id in item_ids}
     # When there was nothing of a key, or all there was had its lots read.
-    since: dict[tuple[str, str], float | None] = {}
+    since: dict[Key, float | None] = {}
     for row in connection.execute(_keys(item_ids, location_id)):
         quantities[row.item_id] += row.quantity
-        since[row.item_id, row.location_id] = row.counted_at if row.is_silent else row.emptied_at
+        key = Key(row.item_id, row.location_id)
+        since[key] = row.counted_at if row.is_silent else row.emptied_at
     for row in connection.execute(_printed(item_ids, location_id)):
-        came[row.item_id].append((_package(row.lot, row.expires_on), row.units))
-        since[row.item_id, row.location_id] = row.counted_at
+        key = Key(row.item_id, row.location_id)
+        package = _package(row.lot, row.expires_on)
+        came[row.item_id].append(_Came(key, row.counted_at, package, row.units))
+        since[key] = row.counted_at
     for row in connection.execute(_moved(item_ids)):
         package = _package(row.name, row.expires_on)
         for place, units in ((row.to_id, row.units), (row.from_id, -row.units)):
-            key = (row.item_id, place)
+            key = Key(row.item_id, place)
             if key in since and row.moved_at > (since[key] or 0.0):
-                came[row.item_id].append((package, units))
+                came[row.item_id].append(_Came(key, row.moved_at, package, units))
     return {
-        item_id: Lots(item_id, units, *first_expired_first_out(units, came[item_id]))
+        item_id: _made_of(connection, item_id, units, came[item_id])
         for item_id, units in quantities.items()
     }
+
+
+def _made_of(connection: Connection, item_id: str, units: int, came: list[_Came]) -> Lots:
+    """What is left of the lots, without what came before a camera saw the place empty."""
+    lots = _left(item_id, units, came)
+    left = {Package(one.lot, one.expires_on) for one in lots.lots}
+    first: dict[Key, float] = {}
+    for one in came:
+        if one.package in left:
+            first[one.key] = min(one.at, first.get(one.key, one.at))
+    # Asked only of lots that are left: those are mostly new, and few pictures were taken since.
+    silent_at = {key: _silent_at(connection, key, at) for key, at in first.items()}
+    if not any(silent_at.values()):
+        return lots
+    held = [one for one in came if one.at > (silent_at.get(one.key) or -math.inf)]
+    return _left(item_id, units, held)
+
+
+def _left(item_id: str, units: int, came: Iterable[_Came]) -> Lots:
+    supplied = ((one.package, one.units) for one in came)
+    return Lots(item_id, units, *first_expired_first_out(units, supplied))
+
+
+def _silent_at(connection: Connection, key: Key, after: float) -> float | None:
+    """When a camera that sees the place whole last saw none of the item, after a time."""
+    reported = exists().where(
+        observation.c.run_id == live_scope.c.run_id,
+        observation.c.location_id == live_scope.c.location_id,
+        observation.c.item_id == key.item_id,
+    )
+    query = (
+        select(live_scope.c.counted_at)
+        .where(
+            live_scope.c.location_id == key.location_id, live_scope.c.counted_at > after, ~reported
+        )
+        .order_by(live_scope.c.counted_at.desc())
+        .limit(1)
+    )
+    return connection.scalar(query)
 
 
 def _package(name: str | None, expires_on: str | None) -> Package:
@@ -194,6 +248,7 @@ def _keys(item_ids: Collection[str], location_id: str | None) -> Select[tuple[ob
             live_count.c.location_id == stock.c.location_id,
             # Text, not a parameter: only then can the planner prove that the partial index fits.
             text("live_count.quantity = 0"),
+            live_count.c.is_plausible,
         )
         .scalar_subquery()
     )

@@ -103,6 +103,24 @@ async def test_a_lot_that_was_used_up_does_not_come_back(
     assert (found.lots, found.unknown) == ((), 5)
 
 
+async def test_a_camera_that_saw_the_place_empty_ends_its_lots(
+    store: Store, photograph: Photograph
+) -> None:
+    await store.devices.add("fridge", is_exhaustive=True)
+    await store.inventory.add_item("milk", "Milk")
+    await receive(store, 3, "A", EARLY, at=100.0)
+    await photograph("fridge", "full", 150.0, [seen(3)])
+    assert (await store.inventory.lots("milk")).lots == (Lot("A", EARLY, 3),)
+
+    await photograph("fridge", "empty", 200.0)
+    assert (await store.inventory.lots("milk")).lots == ()
+
+    await receive(store, 2, "B", LATE, at=250.0)
+    await photograph("fridge", "full again", 300.0, [seen(5)])
+    found = await store.inventory.lots("milk")
+    assert (found.lots, found.unknown) == ((Lot("B", LATE, 2),), 3)
+
+
 async def test_packages_tell_their_lots_and_days(fridge: Store, photograph: Photograph) -> None:
     await receive(fridge, 9, "old", EARLY, at=50.0)
     labelled = [seen(1, "A", EARLY), seen(1, "A", EARLY), seen(2, None, LATE)]
