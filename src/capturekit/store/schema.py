@@ -146,7 +146,7 @@ capture = Table(
     Column("series", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
     # No foreign key: run points at capture, and SQLite cannot add the second later.
-    Column("current_run_id", NAME),
+    Column("current_run_id", NAME, index=True),
     Column("error", JSON(none_as_null=True)),
     Column("thumbnail_sha256", NAME),
     # When retention removed its pictures. The facts about it stay.
@@ -211,7 +211,12 @@ observation = Table(
     Column("item_id", NAME, ForeignKey("item.id"), nullable=False),
     Column("units", BigInteger, nullable=False),
     Index(None, "run_id", "location_id", "item_id"),
-    Index(None, "is_confident", "id"),
+    Index(
+        "ix_observation_doubtful",
+        "id",
+        sqlite_where=text("is_confident IS 0"),
+        postgresql_where=text("is_confident IS FALSE"),
+    ),
 )
 
 verdict = Table(

@@ -30,8 +30,9 @@ def tell_failed(connection: Connection, capture_id: str, at: float) -> None:
 
 def tell_proposals(connection: Connection, capture_id: str, run_id: str, at: float) -> None:
     """Write ``proposal.opened`` if the run, which speaks for the capture now, has doubts."""
-    query = open_proposals().where(observation.c.run_id == run_id).order_by(observation.c.id)
-    ids = [row.observation_id for row in connection.execute(query)]
+    # Sorted here: asked for the order, SQLite would read the doubts of all runs for it.
+    query = open_proposals().where(observation.c.run_id == run_id)
+    ids = sorted(row.observation_id for row in connection.execute(query))
     if not ids:
         return
     payload = dict(connection.execute(_of(capture_id, *_CAPTURE)).mappings().one())

@@ -225,6 +225,10 @@ def _create_indexes() -> None:
     op.create_index("ix_movement_lot_id", "movement", ["lot_id"])
     op.create_index("ix_capture_sha256", "capture", ["sha256"])
     op.create_index("ix_capture_thumbnail_sha256", "capture", ["thumbnail_sha256"])
+    op.drop_index("ix_observation_is_confident_id", "observation")
+    is_not = "IS FALSE" if op.get_context().dialect.name == "postgresql" else "IS 0"
+    _index("ix_observation_doubtful", "observation", "id", where=f"is_confident {is_not}")
+    op.create_index("ix_capture_current_run_id", "capture", ["current_run_id"])
     op.create_index("ix_run_thumbnail_sha256", "run", ["thumbnail_sha256"])
     op.create_index("ix_run_fingerprint", "run", ["fingerprint"])
     op.create_index("ix_move_cause_id", "move", ["cause_id"])
