@@ -350,3 +350,28 @@ def test_only_databases_we_know_are_taken_and_no_secret_is_told(url: str) -> Non
         Database(url)
     trace = "".join(traceback.format_exception(caught.value))
     assert "s3cret" not in trace.replace(url, "")
+
+
+async def test_the_planner_is_told_of_large_tables_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "LARGE_ROWS", 3)
+    tables = (
+        "CREATE TABLE place (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE thing (id INTEGER PRIMARY KEY, place INTEGER REFERENCES place (id))",
+        "CREATE TABLE small (id INTEGER PRIMARY KEY)",
+        "INSERT INTO place VALUES (1)",
+        "INSERT INTO small VALUES (1), (2)",
+        "INSERT INTO thing VALUES (1, 1), (2, 1), (3, 1), (4, 1)",
+    )
+    url = f"sqlite:///{path}"
+    async with Database(url) as database:
+        for statement in tables:
+            await database.write(sql(statement))
+
+    async with Database(url) as database:
+        described = await database.read(
+            lambda c: set(c.scalars(text("SELECT tbl FROM sqlite_stat1")))
+        )
+
+    assert described == {"place", "thing"}

@@ -23,6 +23,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from capturekit.database.trouble import is_trouble, translated
+from capturekit.errors import StorageError
 
 T = TypeVar("T")
 
@@ -39,6 +40,13 @@ CHECKPOINT_PAGES: Final = 4000
 """Pages of the write-ahead log, 16 MB, after which they are moved to the main file."""
 
 READERS: Final = 4
+
+LARGE_ROWS: Final = 10_000
+"""Rows from which a table is described to the planner when a server starts. Of a smaller one it
+would believe that it stays small, and plan to read all of it when it has grown."""
+
+ANALYSED_ROWS: Final = 1000
+"""Rows of each index that are looked at for that, which takes about a millisecond."""
 
 
 class _Write(Generic[T]):
@@ -135,6 +143,10 @@ class SqliteDatabase:
         with translated(self._writer.dialect):
             self._connection = self._writer.connect()
             self._look()
+        if self._is_checkpointing:
+            # On a full disk questions take longer; that is no reason to answer none.
+            with contextlib.suppress(StorageError), translated(self._writer.dialect):
+                self._tell_planner()
         self._thread = threading.Thread(target=self._write_loop, name="capturekit-writer")
         self._thread.start()
 
@@ -146,6 +158,25 @@ class SqliteDatabase:
         except BaseException:
             self._connection.close()
             raise
+
+    def _tell_planner(self) -> None:
+        """Describe large tables, and those that they refer to, before a reader makes its plans.
+
+        Without it a stock list of the past takes 890 ms instead of 2 at 100,000 rows.
+        """
+        schema = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite!_%'"
+        with self._connection.begin():
+            cursor = self._connection.connection.cursor()
+            cursor.execute(f"PRAGMA analysis_limit = {ANALYSED_ROWS}")
+            described: set[str] = set()
+            for (name,) in cursor.execute(schema + " ESCAPE '!'").fetchall():
+                beyond = f'SELECT 1 FROM "{name}" LIMIT 1 OFFSET {LARGE_ROWS}'  # noqa: S608
+                if cursor.execute(beyond).fetchone():
+                    refers = cursor.execute(f'PRAGMA foreign_key_list("{name}")').fetchall()
+                    described |= {name, *(str(row[2]) for row in refers)}
+            for name in sorted(described):
+                cursor.execute(f'ANALYZE "{name}"')
+            cursor.close()
 
     def _close(self) -> None:
         self._thread.join()
