@@ -1,9 +1,11 @@
 """What it costs to apply a run, by the number of facts that its key has already.
 
-usage: bench_ledger.py [--large]
+usage: bench_ledger.py [--large] [--total OBSERVATIONS]
 
 Medians in milliseconds, of the work inside the transaction, commit excluded. The line must be
 flat: a fold over all facts of a key took 41 ms at 5,000. ``--large`` adds 100,000 facts.
+``--total`` fills a ledger of 100 items, ten times as large at each step, up to so many
+observations, such as 10000000, which takes some minutes and 5 GB.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from functools import partial
 from itertools import count
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from capturekit.database import Database
 from capturekit.frame import Observation
@@ -32,6 +34,13 @@ ROUNDS: Final = 60
 
 def _seen(confidence: float = 1.0) -> Observation:
     return Observation(analyser="codes", code="tea", quantity=3, confidence=confidence)
+
+
+def _seen_large() -> list[Observation]:
+    return [
+        Observation(analyser="codes", code=f"i{number}", quantity=4, confidence=1.0)
+        for number in range(SEEN_EACH)
+    ]
 
 
 def fill(connection: Connection, first: int, last: int, confidence: float) -> None:
@@ -150,19 +159,22 @@ class Bench:
         self.store = Store(database, clock=lambda: 1e9)
         self.names: Iterator[int] = count()
 
-    async def measure(self, taken_at: Callable[[int], float]) -> float:
-        """Median milliseconds to record and apply a run of one observation."""
-        spent = [await self._apply(taken_at(number)) for number in range(ROUNDS)]
+    async def measure(
+        self, taken_at: Callable[[int], float], seen: Sequence[Observation] = ()
+    ) -> float:
+        """Median milliseconds to record and apply a run; of one observation unless given."""
+        seen = seen or [_seen()]
+        spent = [await self._apply(taken_at(number), seen) for number in range(ROUNDS)]
         return statistics.median(spent) * 1000
 
-    async def _apply(self, at: float) -> float:
+    async def _apply(self, at: float, seen: Sequence[Observation]) -> float:
         name = f"new{next(self.names)}"
         new = NewCapture("cam", name, "00" * 32, 1, "image/jpeg", 1, 1, captured_at=at)
         recorded, _ = await self.store.captures.record(new, lambda _connection, _capture: None)
 
         def apply(connection: Connection) -> float:
             began = time.perf_counter()
-            record = RunRecord("v1", 0.0, 0.0, {}, [_seen()])
+            record = RunRecord("v1", 0.0, 0.0, {}, seen)
             run_id = runs.record(connection, recorded.id, record, threshold=0.5)
             runs.choose(connection, recorded.id, run_id, Cause("run", run_id, 0.0))
             return time.perf_counter() - began
@@ -223,10 +235,78 @@ async def stepped_over(sizes: Sequence[int]) -> None:
         print(f"{size:>9,}  {doubtful:>10.3f}  {moved:>10.3f}")
 
 
+ITEMS: Final = 100
+SEEN_EACH: Final = 10
+"""Observations of a capture in the large ledger, each of another item."""
+
+_NUMBERS: Final = (
+    "WITH RECURSIVE g(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM g WHERE n < {last})"
+)
+_FILL: Final = (
+    (
+        "INSERT INTO capture (id, device_id, key, sha256, size_bytes, media_type, width, height,"
+        " flags, captured_at, received_at, metadata, state, series, attempt, current_run_id)"
+        " {captures} SELECT printf('c%09d', n), 'cam', printf('c%09d', n), 'ab', 1, 'image/jpeg',"
+        " 1, 1, '[]', n, n, '{{}}', 'completed', 0, 1, printf('r%09d', n) FROM g"
+    ),
+    (
+        "INSERT INTO run (id, capture_id, fingerprint, started_at, finished_at, result, digest)"
+        " {captures} SELECT printf('r%09d', n), printf('c%09d', n), 'v1', 0, 0, '{{}}', '' FROM g"
+    ),
+    (
+        "INSERT INTO observation (run_id, analyser, location_id, code, quantity, confidence,"
+        " is_confident, item_id, units) {seen} SELECT printf('r%09d', n / {each}), 'codes', 'cam',"
+        " 'i' || (n % {items}), 3, 1.0, 1, 'i' || (n % {items}), 3 FROM g"
+    ),
+    (
+        "INSERT INTO live_count (item_id, location_id, counted_at, source, key, quantity,"
+        " confidence, capture_id, run_id) {seen} SELECT 'i' || (n % {items}), 'cam', n / {each},"
+        " 'cam', printf('c%09d', n / {each}), 3, 1.0, printf('c%09d', n / {each}),"
+        " printf('r%09d', n / {each}) FROM g"
+    ),
+)
+
+
+def fill_large(connection: Connection, first: int, last: int) -> None:
+    """Observations from ``first`` on, below ``last``, with their captures and counts."""
+    words = {
+        "captures": _NUMBERS.format(first=first // SEEN_EACH, last=last // SEEN_EACH - 1),
+        "seen": _NUMBERS.format(first=first, last=last - 1),
+        "each": SEEN_EACH,
+        "items": ITEMS,
+    }
+    for statement in _FILL:
+        connection.execute(text(statement.format(**words)))
+
+
+async def large_curve(total: int) -> None:
+    """Print a line for every tenfold size of the whole ledger."""
+    async with opened() as bench:
+        for number in range(ITEMS):
+            await bench.store.inventory.add_item(f"i{number}", f"Item {number}")
+            await bench.store.inventory.assign_code(f"i{number}", f"i{number}")
+        present, size = 0, 1_000
+        while size <= total:
+            for first in range(present, size, 1_000_000):
+                last = min(first + 1_000_000, size)
+                await bench.database.write(partial(fill_large, first=first, last=last))
+            present, size = size, 10 * size
+            newest = await bench.measure(lambda number: 1e8 + number, _seen_large())
+            late = await bench.measure(lambda number: number / 1000, _seen_large())
+            taken = await bench.database.size_bytes()
+            print(f"{present:>12,}  {newest:>10.3f}  {late:>10.3f}  {taken / 2**30:>8.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--large", action="store_true", help="100,000 facts as well")
-    sizes = (*SIZES, 100_000) if parser.parse_args().large else SIZES
+    parser.add_argument("--total", type=int, default=0, help="observations in all")
+    arguments = parser.parse_args()
+    if arguments.total:
+        print(f"{'observations':>12}  {'newest ms':>10}  {'late ms':>10}  {'GB':>8}")
+        asyncio.run(large_curve(arguments.total))
+        return
+    sizes = (*SIZES, 100_000) if arguments.large else SIZES
     print(f"{'facts':>9}  {'newest ms':>10}  {'late ms':>10}  {'fold ms':>10}")
     asyncio.run(curve(sizes))
     print(f"{'facts':>9}  {'doubtful':>10}  {'movements':>10}   (fold ms, nothing counted)")
