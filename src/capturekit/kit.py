@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 from pydantic import JsonValue
 
-from capturekit.blobs import FileBlobs
+from capturekit.blobs import Blobs, open_blobs
 from capturekit.database import Connection, Database
 from capturekit.datafolder import ServerLock, make_folder
 from capturekit.errors import CaptureKitError, ConfigError, Conflict, QueueFull, StorageError
@@ -34,7 +34,10 @@ from capturekit.schedule import Schedule
 from capturekit.settings import Settings
 from capturekit.steps import default_pipeline
 from capturekit.store import Capture, NewCapture, Store, migrations
+from capturekit.store.belonging import require_own
+from capturekit.store.retention import Keeping
 from capturekit.store.schema import metadata as store_metadata
+from capturekit.store.storage import Storage
 from capturekit.worker import Handler, Worker
 
 if TYPE_CHECKING:
@@ -97,6 +100,8 @@ class CaptureKit:
     """
 
     store: Store
+    storage: Storage
+    """The pictures as a whole: their size, whether all are there, what may go."""
     queue: QueueBackend
     processing: Processing
     tellers: Tellers
@@ -121,7 +126,7 @@ class CaptureKit:
         self.settings = settings or Settings.load()
         self.role = role
         self.pipeline = pipeline or _pipeline(self.settings)
-        self.blobs = FileBlobs(self.settings.data_dir / "blobs")
+        self.blobs: Blobs = open_blobs(self.settings.blobs)
         self._is_working = is_working
         self._own_handlers = dict(handlers or {})
         self._schedules = schedules
@@ -168,29 +173,24 @@ class CaptureKit:
         StorageError; then nothing was kept.
         """
         info = await anyio.to_thread.run_sync(self._verify, upload.content)
-        sha256 = await self.blobs.put(upload.content)
-        new = NewCapture(
-            device_id=upload.device_id,
-            key=_capture_key(upload, sha256),
-            sha256=sha256,
-            size_bytes=len(upload.content),
-            media_type=info.media_type,
-            width=info.width,
-            height=info.height,
-            flags=info.flags,
-            captured_at=upload.captured_at,
-            trigger_type=upload.trigger_type,
-            battery_v=upload.battery_v,
-            rssi=upload.rssi_dbm,
-            metadata=upload.metadata or {},
-        )
         enqueue = partial(self._enqueue, is_full=await self._is_full())
-        capture, is_duplicate = await self.store.captures.record(new, enqueue)
+
+        async def record(sha256: str) -> tuple[Capture, bool, str]:
+            new = _new_capture(upload, sha256, info)
+            return *await self.store.captures.record(new, enqueue), sha256
+
+        capture, is_duplicate, sha256 = await self.store.blob_records.keep(
+            self.blobs, upload.content, record
+        )
         if capture.sha256 != sha256:
             raise Conflict(f"key {upload.key!r} names another picture of {upload.device_id}")
         if not is_duplicate:
             await self._wake(capture)
         return capture, is_duplicate
+
+    async def require_own_blobs(self) -> None:
+        """Raise ConfigError when these blobs are not the database's."""
+        await require_own(self._database, self.blobs)
 
     async def database_revision(self) -> str | None:
         """The revision of the database's schema."""
@@ -225,6 +225,9 @@ class CaptureKit:
         self._database = database
         await self._bring_up_to_date(database)
         self.store = Store(database, clock=self._clock, threshold=self.settings.threshold)
+        self.storage = Storage(database, self.blobs, self._clock, self._keeping)
+        if self.role is not Role.COMMAND:
+            await self.require_own_blobs()
         self.tellers = self._new_tellers()
         await self._open_queue(stack, database)
         await self._settle_admin_token()
@@ -323,7 +326,9 @@ class CaptureKit:
         if self._is_local and self._is_transactional and isinstance(self.queue, SqlQueue):
             # We hold the lock, so whoever worked inside an earlier server is dead.
             await self.queue.expire_leases(f"{Role.SERVER}-", forgiven=FORGIVEN_KILLS)
-        await self.blobs.remove_unfinished()
+        if self._is_local:
+            await self.blobs.remove_unfinished()
+        await self.storage.collector.finish()
         await self._try_to_sweep()
 
     async def _sweep_for_ever(self) -> None:
@@ -332,6 +337,13 @@ class CaptureKit:
                 await self._is_behind.wait()
                 await anyio.sleep(SWEEP_BEHIND_S)
             await self._try_to_sweep()
+            await self._try_to_keep_house()
+
+    async def _try_to_keep_house(self) -> None:
+        try:
+            await self.storage.keep_house()
+        except CaptureKitError as error:
+            logger.warning("pictures were not looked after, which is tried again: %s", error)
 
     async def _try_to_sweep(self) -> None:
         was_behind, self._is_behind = self._is_behind.is_set(), anyio.Event()
@@ -367,6 +379,11 @@ class CaptureKit:
                 "data folder of the server whose jobs it takes; share that folder, name it with "
                 "--data, and start the server first"
             )
+
+    @property
+    def _keeping(self) -> Keeping:
+        days = self.settings.retention_days
+        return Keeping(None if days is None else days * 86400, self.settings.retention_bytes)
 
     @property
     def _is_local(self) -> bool:
@@ -426,6 +443,24 @@ def _pipeline(settings: Settings) -> ProcessingPipeline:
         )
     isolated = pipeline.isolated or settings.isolate_decoding
     return dataclasses.replace(pipeline, isolated=isolated)
+
+
+def _new_capture(upload: Upload, sha256: str, info: PictureInfo) -> NewCapture:
+    return NewCapture(
+        device_id=upload.device_id,
+        key=_capture_key(upload, sha256),
+        sha256=sha256,
+        size_bytes=len(upload.content),
+        media_type=info.media_type,
+        width=info.width,
+        height=info.height,
+        flags=info.flags,
+        captured_at=upload.captured_at,
+        trigger_type=upload.trigger_type,
+        battery_v=upload.battery_v,
+        rssi=upload.rssi_dbm,
+        metadata=upload.metadata or {},
+    )
 
 
 def _capture_key(upload: Upload, sha256: str) -> str:

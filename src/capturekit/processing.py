@@ -5,6 +5,7 @@ pipeline's fingerprint and the attempt series, so submitting again is harmless; 
 every capture that waits can be found in the store, no job can be lost for good.
 """
 
+import dataclasses
 import logging
 import pickle
 import secrets
@@ -217,8 +218,8 @@ class Processing:
         captures = self._store.captures
         try:
             await captures.start(capture_id, series, context.attempt)
-            record = await self._run(await captures.get(capture_id))
-            await captures.finish(capture_id, series, context.attempt, record)
+            record, thumbnail = await self._run(await captures.get(capture_id))
+            await self._finish(capture_id, (series, context.attempt), record, thumbnail)
             run = await captures.current_run(capture_id)
         except LeaseLost as error:
             raise Permanent("a newer job processes this capture") from error
@@ -231,22 +232,35 @@ class Processing:
             "observation_ids": list(run.observation_ids if run else ()),
         }
 
-    async def _run(self, capture: Capture) -> RunRecord:
+    async def _finish(
+        self, capture_id: str, fence: tuple[int, int], record: RunRecord, thumbnail: bytes | None
+    ) -> None:
+        async def finish(sha256: str | None) -> None:
+            shown = dataclasses.replace(record, thumbnail=sha256)
+            await self._store.captures.finish(capture_id, *fence, shown)
+
+        if thumbnail is None:
+            await finish(None)
+        else:
+            await self._store.blob_records.keep(self._blobs, thumbnail, finish)
+
+    async def _run(self, capture: Capture) -> tuple[RunRecord, bytes | None]:
+        """What its pipeline says about it, and the thumbnail, which is not yet kept."""
         content = await self._blobs.get(capture.sha256)
         before = await self._before(capture) if self._pipeline.wants_reference else None
         started_at = self._clock()
         told = await self._executor.run(analysed_as_json, self._sent, content, before)
         seen = Analysed.model_validate(told)
-        return RunRecord(
+        record = RunRecord(
             fingerprint=self._pipeline.fingerprint,
             started_at=started_at,
             finished_at=self._clock(),
             result=seen.result,
             observations=seen.observations,
-            thumbnail=await self._blobs.put(seen.thumbnail) if seen.thumbnail else None,
             is_blind=seen.is_blind,
             zones=seen.zones,
         )
+        return record, seen.thumbnail or None
 
     async def _before(self, capture: Capture) -> Before | None:
         """The device's last picture before this one that was analysed in full.

@@ -155,8 +155,16 @@ class Settings(BaseSettings):
     event_retention_days: Annotated[float, Field(gt=0)] = 7.0
     """Days for which events can be replayed. One that an enabled webhook was not told stays
     longer."""
-    blob_url: str | None = None
-    """Not used by this version, and refused when set: pictures are files in data_dir."""
+    blob_url: SecretStr | None = None
+    """Where pictures are kept: ``s3://BUCKET/PREFIX?endpoint=URL&region=NAME``, with credentials
+    from the ``AWS_*`` variables, or ``file:///FOLDER``. The servers and workers of a database need
+    the same one. Default: files in data_dir."""
+    retention_days: Annotated[float, Field(gt=0)] | None = None
+    """Days after which a picture is removed; what was seen on it stays. Not removed is a picture
+    that stock rests on or that a person is to look at. Default: none is removed."""
+    retention_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Bytes of pictures kept at most, as they were uploaded; the oldest are removed, with the same
+    exceptions. Default: no bound."""
 
     @classmethod
     def load(cls, **arguments: object) -> Self:
@@ -235,9 +243,10 @@ class Settings(BaseSettings):
 
     @field_validator("blob_url")
     @classmethod
-    def _refuse_what_is_not_there(cls, value: str | None) -> None:
-        if value is not None:
-            raise ValueError("this version keeps pictures as files in data_dir only; unset it")
+    def _check_blob_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("s3://", "file:///")):
+            raise ValueError("begins with none of s3://, file:///")
+        return value
 
     @property
     def database_path(self) -> Path | None:
@@ -246,6 +255,13 @@ class Settings(BaseSettings):
             return self.data_dir.absolute() / "capturekit.db"
         scheme, _, path = self.database_url.get_secret_value().partition("://")
         return Path(path.removeprefix("/")) if scheme.startswith("sqlite") else None
+
+    @property
+    def blobs(self) -> str:
+        """The URL of the blobs. It may hold a secret."""
+        if self.blob_url is None:
+            return (self.data_dir.absolute() / "blobs").as_uri()
+        return self.blob_url.get_secret_value()
 
     @property
     def database(self) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from capturekit.cli.main import cli
 from capturekit.database import Database
 from capturekit.store import migrations
 from tests.made_pictures import picture
-from tests.servers import DidNotStartError, running_server, running_worker
+from tests.servers import DidNotStartError, Server, running_server, running_worker
 from tests.servers_postgres import PostgresServer
 
 CODE = "4006381333931"
@@ -59,12 +61,38 @@ def test_uploads_become_stock_and_survive_a_kill(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("url")
 def test_two_servers_start_at_once_on_an_empty_database(tmp_path: Path) -> None:
+    pictures = (tmp_path / "pictures").as_uri()
+
     def serve(name: str) -> int:
-        with running_server(tmp_path / name) as server:
+        with running_server(tmp_path / name, CAPTUREKIT_BLOB_URL=pictures) as server:
             return server.admin.get("/readyz").status_code
 
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(serve, ["a", "b"])) == [200, 200]
+
+
+def test_who_would_see_other_pictures_is_refused_and_told_why(tmp_path: Path, url: str) -> None:
+    with running_server(tmp_path / "first"):
+        pass
+    for name in ("second", "second"):
+        with pytest.raises(DidNotStartError, match="share the data folder"):
+            Server(tmp_path / name, {}).start()
+    command = [sys.executable, "-m", "capturekit", "worker", "--data", str(tmp_path / "other")]
+    worker = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert worker.returncode == 1
+    assert "share the data folder" in worker.stderr
+
+    # Pictures of another database.
+    with (
+        pytest.raises(DidNotStartError, match="belong to another database"),
+        running_server(
+            tmp_path / "third",
+            CAPTUREKIT_DATABASE_URL=f"sqlite:///{tmp_path}/other.db",
+            CAPTUREKIT_BLOB_URL=(tmp_path / "first" / "blobs").as_uri(),
+        ),
+    ):
+        pass
+    assert url
 
 
 def test_an_old_database_is_upgraded_when_it_is_told_to(tmp_path: Path, url: str) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 from capturekit.database import Database
 from capturekit.store.alerts import Alert, AlertKind
+from capturekit.store.blob_records import BlobRecords
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
 from capturekit.store.changes import StockChange
+from capturekit.store.collecting import Collection, Collector
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
 from capturekit.store.exchange import MAX_IMPORT_BYTES, ExchangeFormat, ImportReport
 from capturekit.store.figures import Alarm, Figure, Figures
@@ -21,6 +23,7 @@ from capturekit.store.movements import Movement, MovementKind, NewMovement
 from capturekit.store.outbox import Event, Noticing, Outbox
 from capturekit.store.outlets import Outlet, Outlets
 from capturekit.store.page import Page
+from capturekit.store.retention import Keeping, Removal, Retention
 from capturekit.store.review import Proposal
 from capturekit.store.runs import Run, RunRecord
 from capturekit.store.stock import (
@@ -42,9 +45,12 @@ __all__ = [
     "Alert",
     "AlertKind",
     "Basis",
+    "BlobRecords",
     "Capture",
     "CaptureState",
     "Captures",
+    "Collection",
+    "Collector",
     "Device",
     "Devices",
     "Event",
@@ -62,6 +68,7 @@ __all__ = [
     "ItemCode",
     "ItemEntry",
     "ItemSum",
+    "Keeping",
     "Location",
     "Lot",
     "Lots",
@@ -79,6 +86,8 @@ __all__ = [
     "Principal",
     "PrincipalKind",
     "Proposal",
+    "Removal",
+    "Retention",
     "Run",
     "RunRecord",
     "StockChange",
@@ -111,6 +120,7 @@ class Store:
         self.outbox = Outbox(database, clock)
         self.outlets = Outlets(database, clock)
         self.figures = Figures(database)
+        self.blob_records = BlobRecords(database, clock)
         # What it writes here may be told; it wakes those who tell.
         noticing = Noticing(database, self.outbox.ring)
         self.webhooks = Webhooks(noticing, clock)

@@ -26,8 +26,9 @@ from sqlalchemy import (
 )
 
 from capturekit.database import Database
-from capturekit.errors import LeaseLost, NotAuthorized, Unknown
+from capturekit.errors import Conflict, LeaseLost, NotAuthorized, Unknown
 from capturekit.store import devices, runs, telling
+from capturekit.store.blob_records import require_kept
 from capturekit.store.changes import Cause, StockChange
 from capturekit.store.devices import Principal, PrincipalKind
 from capturekit.store.page import Page
@@ -121,8 +122,8 @@ class Captures:
         """Keep the upload and its job together; True beside it when it was kept before.
 
         A second upload under the same (device, key) answers with the first capture, whatever
-        its bytes, and makes no job. Raises Unknown for the device, and NotAuthorized when
-        it or the token of ``by`` is revoked, or ``by`` is another device.
+        its bytes, and makes no job. Raises Unknown for the device, NotAuthorized when
+        it or the token of ``by`` is revoked, or ``by`` is another device, and BlobDoomed.
         """
         work = partial(_record, new=new, enqueue=enqueue, by=by, at=self._clock())
         return await self._database.write(work)
@@ -179,7 +180,8 @@ class Captures:
 
         A run of that fingerprint that is known already is used again, so that finishing
         twice counts once. Raises Unknown, and LeaseLost when the capture was given to
-        another attempt, released or finished: then nothing is kept.
+        another attempt, released or finished: then nothing is kept. Raises BlobDoomed when
+        the thumbnail is to be put again.
         """
         work = partial(
             _finish,
@@ -210,9 +212,10 @@ class Captures:
         )
 
     async def next_series(self, id: str) -> Capture:
-        """Make ready for a new job: pending, in a series of its own. Raises Unknown.
+        """Make ready for a new job: pending, in a series of its own.
 
-        What still runs for an earlier series loses its lease.
+        What still runs for an earlier series loses its lease. Raises Unknown, and Conflict when
+        its picture was removed.
         """
         return await self._database.write(partial(next_series, id=id))
 
@@ -227,7 +230,12 @@ def get(connection: Connection, id: str) -> Capture:
 
 def next_series(connection: Connection, id: str) -> Capture:
     """``Captures.next_series`` within the caller's transaction."""
-    get(connection, id)
+    # As retention does, which must not remove what is to be processed.
+    lock_ledger(connection)
+    if get(connection, id).picture_removed_at is not None:
+        raise Conflict(
+            f"the picture of capture {id} was removed by retention: it cannot be processed again"
+        )
     connection.execute(
         update(capture)
         .where(capture.c.id == id)
@@ -253,6 +261,7 @@ def _record(
     )
     if known is not None:
         return get(connection, known), True
+    require_kept(connection, new.sha256)
     recorded = _received(new, at)
     values = {field.name: getattr(recorded, field.name) for field in fields(recorded)}
     connection.execute(capture.insert().values(values | {"flags": list(recorded.flags)}))
@@ -370,6 +379,7 @@ def _finish(
     at: float,
 ) -> list[StockChange]:
     lock_ledger(connection)
+    require_kept(connection, record.thumbnail)
     _leave(connection, id, fence, CaptureState.COMPLETED, None)
     run_id = runs.record(connection, id, record, threshold)
     changes = runs.choose(connection, id, run_id, Cause("run", run_id, at))
