@@ -39,10 +39,27 @@ def make_folder(path: Path) -> None:
 
 
 class ServerLock:
-    """Held by the one server of a data folder. A context manager; raises DataDirInUse."""
+    """Held by the one server of a thing. A context manager; raises DataDirInUse.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK_NAME
+    A data folder has one, and a database file another: two servers of two folders on one file
+    would each expire the other's leases and move its write-ahead log.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._path = path
+        self._what = what
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Self:
+        """The lock of a data folder."""
+        return cls(folder / LOCK_NAME, f"the data folder {folder}")
+
+    @classmethod
+    def of_database(cls, file: Path) -> Self:
+        """The lock of a SQLite file, whatever link it is opened by. Makes its folder."""
+        file = file.resolve()
+        make_folder(file.parent)
+        return cls(file.with_name(f"{file.name}.{LOCK_NAME}"), f"the database {file}")
 
     def __enter__(self) -> Self:
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -52,8 +69,8 @@ class ServerLock:
             holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
             raise DataDirInUse(
-                f"the data folder {self._path.parent} is in use by another server"
-                f"{f' (process {holder})' if holder else ''}; stop it or name another folder"
+                f"{self._what} is in use by another server"
+                f"{f' (process {holder})' if holder else ''}; stop it or name another"
             ) from error
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -216,7 +216,9 @@ class CaptureKit:
         folder = self.settings.data_dir
         await anyio.to_thread.run_sync(make_folder, folder)
         if self.role is Role.SERVER:
-            stack.enter_context(ServerLock(folder))
+            stack.enter_context(ServerLock.of_folder(folder))
+            if (file := self.settings.database_path) is not None:
+                stack.enter_context(await anyio.to_thread.run_sync(ServerLock.of_database, file))
         if self.role is Role.WORKER:
             self._require_shared_data()
         database = await stack.enter_async_context(

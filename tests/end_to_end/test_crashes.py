@@ -132,6 +132,19 @@ def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path) -> None:
         assert httpx2.get(f"{server.url}/livez").status_code == 200
 
 
+def test_a_second_server_on_the_same_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+    blobs = (tmp_path / "blobs").as_uri()
+    one = {"CAPTUREKIT_DATABASE_URL": f"sqlite:///{tmp_path}/real.db", "CAPTUREKIT_BLOB_URL": blobs}
+    other = one | {"CAPTUREKIT_DATABASE_URL": f"sqlite:///{tmp_path}/link.db"}
+    with running_server(tmp_path / "one", **one) as server:
+        with pytest.raises(DidNotStartError, match=r"real\.db is in use by another") as refused:
+            Server(tmp_path / "two", other).start()
+        assert refused.value.code == 1
+        assert "Traceback" not in refused.value.log
+        assert httpx2.get(f"{server.url}/livez").status_code == 200
+
+
 def test_a_worker_beside_the_server_does_the_work(tmp_path: Path) -> None:
     with running_server(tmp_path, CAPTUREKIT_CONCURRENCY="0") as server:
         token = server.add_device("camera")
