@@ -15,9 +15,12 @@ from pydantic import JsonValue
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Float,
+    Integer,
     RowMapping,
     Select,
     and_,
+    bindparam,
     func,
     or_,
     select,
@@ -251,20 +254,34 @@ def _capture(row: RowMapping) -> Capture:
     return Capture(**values)
 
 
+_KNOWN: Final = select(capture.c.id).where(
+    capture.c.device_id == bindparam("device"), capture.c.key == bindparam("key")
+)
+_TOUCH: Final = (
+    update(device)
+    .where(device.c.id == bindparam("device"))
+    .values(
+        last_seen_at=bindparam("at"),
+        battery_v=func.coalesce(bindparam("told_battery_v", type_=Float), device.c.battery_v),
+        rssi=func.coalesce(bindparam("told_rssi", type_=Integer), device.c.rssi),
+    )
+)
+"""Made once: building them anew took half of the time of a record."""
+
+
 def _record(
     connection: Connection, new: NewCapture, enqueue: Enqueue, by: Principal | None, at: float
 ) -> tuple[Capture, bool]:
     _authorize(connection, new.device_id, by)
     _touch(connection, new, at)
-    known = connection.scalar(
-        select(capture.c.id).where(capture.c.device_id == new.device_id, capture.c.key == new.key)
-    )
+    known = connection.scalar(_KNOWN, {"device": new.device_id, "key": new.key})
     if known is not None:
         return get(connection, known), True
     require_kept(connection, new.sha256)
     recorded = _received(new, at)
     values = {field.name: getattr(recorded, field.name) for field in fields(recorded)}
-    connection.execute(capture.insert().values(values | {"flags": list(recorded.flags)}))
+    # Values apart from the statement, which is then the same each time.
+    connection.execute(capture.insert(), values | {"flags": list(recorded.flags)})
     enqueue(connection, recorded)
     return recorded, False
 
@@ -280,11 +297,8 @@ def _authorize(connection: Connection, device_id: str, by: Principal | None) -> 
 
 
 def _touch(connection: Connection, new: NewCapture, at: float) -> None:
-    told = {"battery_v": new.battery_v, "rssi": new.rssi}
-    values = {name: value for name, value in told.items() if value is not None}
-    connection.execute(
-        update(device).where(device.c.id == new.device_id).values(last_seen_at=at, **values)
-    )
+    told = {"at": at, "told_battery_v": new.battery_v, "told_rssi": new.rssi}
+    connection.execute(_TOUCH, {"device": new.device_id, **told})
 
 
 def _received(new: NewCapture, at: float) -> Capture:

@@ -13,7 +13,16 @@ from enum import StrEnum
 from functools import partial
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    bindparam,
+    delete,
+    exists,
+    select,
+    update,
+)
 
 from capturekit.database import Database
 from capturekit.errors import Conflict, Unknown
@@ -136,9 +145,13 @@ class Devices:
         await self._database.write(partial(_set_admin_token, token=token, at=self._clock()))
 
 
+_DEVICE: Final = select(device).where(device.c.id == bindparam("device"))
+"""Made once: each upload asks it."""
+
+
 def get(connection: Connection, id: str) -> Device:
     """The device; raises Unknown."""
-    row = connection.execute(select(device).where(device.c.id == id)).mappings().one_or_none()
+    row = connection.execute(_DEVICE, {"device": id}).mappings().one_or_none()
     if row is None:
         raise Unknown("device", id)
     return Device(**row)
