@@ -159,9 +159,14 @@ def bench_peers(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kill workers, apps and servers at random; `-- --kills 1000 --backend redis`."""
+    """Kill a server at each named point, then workers, apps and servers at random.
+
+    `-- --kills 1000 --backend redis` go to the second part.
+    """
     install(session, "-e", TESTED, groups=("tests",))
     session.env["PYTHONPATH"] = str(ROOT)
+    points = "tests/faults/test_named_kills.py"
+    session.run("pytest", points, env={"CAPTUREKIT_TEST_ALL_POINTS": "1"})
     session.run("python", "-m", "tests.faults.killing", *session.posargs)
 
 
