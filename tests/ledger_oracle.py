@@ -116,10 +116,34 @@ class Facts:
         for place, one in enumerate(shot.runs[shot.current]):
             meant, units = self.meaning(one)
             if meant == item and (one.location or shot.device) == location:
-                verdict = self.verdicts.get(Seen(number, shot.current, place))
+                verdict = self.verdict(Seen(number, shot.current, place))
                 is_live = one.confidence >= THRESHOLD if verdict is None else verdict
                 found.append((one.quantity * units, is_live))
         return found
+
+    def verdict(self, seen: Seen) -> bool | None:
+        """Its own, else that on the like of it in the other version: nothing has a box here."""
+        if seen in self.verdicts:
+            return self.verdicts[seen]
+        shot = self.shots[seen.shot]
+        rank = self._likes(shot, seen.version, shot.runs[seen.version][seen.place])
+        nth = rank.index(seen.place)
+        for version, others in shot.runs.items():
+            if version == seen.version:
+                continue
+            likes = self._likes(shot, version, shot.runs[seen.version][seen.place])
+            if nth < len(likes) and others:
+                return self.verdicts.get(Seen(seen.shot, version, likes[nth]))
+        return None
+
+    @staticmethod
+    def _likes(shot: Shot, version: str, one: Observation) -> list[int]:
+        """Places of what came under the same name in the same location."""
+
+        def name(of: Observation) -> tuple[str | None, str | None, str]:
+            return of.code, of.item, of.location or shot.device
+
+        return [place for place, other in enumerate(shot.runs[version]) if name(other) == name(one)]
 
     def quantity(self, item: str, location: str) -> int:
         counts = self.counts(item, location)

@@ -23,8 +23,9 @@ from capturekit.store.movements import Movement, MovementKind, NewMovement
 from capturekit.store.outbox import Event, Noticing, Outbox
 from capturekit.store.outlets import Outlet, Outlets
 from capturekit.store.page import Page
+from capturekit.store.policies import NewPolicy, Policy
 from capturekit.store.retention import Keeping, Removal, Retention
-from capturekit.store.review import Proposal
+from capturekit.store.review import Proposal, WaitsFor
 from capturekit.store.runs import Run, RunRecord
 from capturekit.store.stock import (
     Basis,
@@ -77,12 +78,14 @@ __all__ = [
     "MovementKind",
     "NewCapture",
     "NewMovement",
+    "NewPolicy",
     "Origin",
     "Outbox",
     "Outlet",
     "Outlets",
     "Page",
     "ParLevel",
+    "Policy",
     "Principal",
     "PrincipalKind",
     "Proposal",
@@ -95,6 +98,7 @@ __all__ = [
     "StockRow",
     "StockSort",
     "Store",
+    "WaitsFor",
     "Webhook",
     "WebhookAttempt",
     "Webhooks",

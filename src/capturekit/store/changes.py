@@ -1,7 +1,7 @@
 """What stock is kept for, what changed in it, and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, bindparam, tuple_
@@ -21,7 +21,8 @@ class Cause:
     """Why stock was folded anew; every move names it."""
 
     kind: str
-    """``run``, ``choice``, ``verdict``, ``movement``, ``void``, ``code`` or ``import``."""
+    """``run``, ``choice``, ``verdict``, ``policy``, ``movement``, ``void``, ``code`` or
+    ``import``."""
     id: str
     at: float
     elsewhere: str = ADJUSTED
@@ -45,6 +46,24 @@ class StockChange:
     def delta(self) -> int:
         """Units gained, or lost when negative."""
         return self.after - self.before
+
+
+class Rehearsed(Exception):  # no error of ours: it undoes the transaction that it leaves
+    """Carries what a dry run would have changed."""
+
+    def __init__(self, changes: Sequence[StockChange]) -> None:
+        super().__init__("a dry run")
+        self.changes = merged(changes)
+
+
+def merged(changes: Sequence[StockChange]) -> list[StockChange]:
+    """What changes one after the other did to each key, where they did anything."""
+    last: dict[Key, StockChange] = {}
+    for change in changes:
+        key = Key(change.item_id, change.location_id)
+        before = last[key].before if key in last else change.before
+        last[key] = replace(change, before=before)
+    return [change for _, change in sorted(last.items()) if change.delta]
 
 
 def is_among(item_id: ColumnElement[str], location_id: ColumnElement[str]) -> ColumnElement[bool]:

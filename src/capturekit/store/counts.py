@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from capturekit.store.review import open_proposals
+from capturekit.store.review import implausible_proposals, open_proposals
 from capturekit.store.schema import item, location, move, observation, stock
 
 
@@ -32,7 +32,10 @@ def count(connection: Connection) -> Counts:
     )
     queries = (
         select(func.coalesce(func.max(observation.c.id), 0)),
-        open_proposals().with_only_columns(func.count()),
+        select(
+            open_proposals().with_only_columns(func.count()).scalar_subquery()
+            + implausible_proposals().with_only_columns(func.count()).scalar_subquery()
+        ),
         select(func.count()).select_from(item),
         in_stock,
         places,

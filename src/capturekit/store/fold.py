@@ -26,13 +26,14 @@ from sqlalchemy import (
     delete,
     func,
     literal,
+    or_,
     select,
     text,
     tuple_,
     update,
 )
 
-from capturekit.store import alerts, digests, outbox
+from capturekit.store import alerts, digests, outbox, plausible
 from capturekit.store.changes import Cause, Key, StockChange, is_among, key_values
 from capturekit.store.schema import (
     BY_HAND,
@@ -47,6 +48,7 @@ from capturekit.store.schema import (
     stock,
     verdict,
 )
+from capturekit.store.seen import ITEM_SEEN, UNITS_SEEN, is_live
 
 KEYS_AT_ONCE: Final = 300
 """Keys folded by one statement, three parameters each; old SQLites take 999."""
@@ -75,16 +77,22 @@ class Balance:
 
 def index_captures(connection: Connection, which: Ids) -> None:
     """Make the index hold what the current runs of these captures say, and nothing else."""
+    of_captures = live_count.c.capture_id.in_(which)
+    changed = plausible.ruled(connection, of_captures)
     for table in (live_count, live_scope):
         connection.execute(delete(table).where(table.c.capture_id.in_(which)))
     _insert_found(connection, live_count, counts_of_runs().where(capture.c.id.in_(which)))
     _insert_found(connection, live_scope, scopes_of_runs().where(capture.c.id.in_(which)))
+    plausible.judge(connection, changed | plausible.ruled(connection, of_captures))
 
 
 def index_movements(connection: Connection, which: Ids) -> None:
     """Make the index hold the counts among these movements, unless they are voided."""
-    connection.execute(delete(live_count).where(live_count.c.movement_id.in_(which)))
+    of_movements = live_count.c.movement_id.in_(which)
+    changed = plausible.ruled(connection, of_movements)
+    connection.execute(delete(live_count).where(of_movements))
     _insert_found(connection, live_count, counts_by_hand().where(movement.c.id.in_(which)))
+    plausible.judge(connection, changed | plausible.ruled(connection, of_movements))
 
 
 def _insert_found(connection: Connection, table: Table, found: Select[tuple[object, ...]]) -> None:
@@ -92,22 +100,18 @@ def _insert_found(connection: Connection, table: Table, found: Select[tuple[obje
     connection.execute(table.insert().from_select(names, found))
 
 
-def is_live() -> ColumnElement[bool]:
-    """An observation holds when its verdict says so, or without one when it was confident."""
-    return func.coalesce(verdict.c.is_accepted, observation.c.is_confident)
-
-
 def counts_of_runs() -> Select[tuple[object, ...]]:
     """What the index should hold of captures; narrow it by the capture's id."""
     confidence = case((verdict.c.is_accepted, 1.0), else_=observation.c.confidence)
     return (
         select(
-            observation.c.item_id,
+            ITEM_SEEN.label("item_id"),
             observation.c.location_id,
             capture.c.captured_at.label("counted_at"),
             capture.c.device_id.label("source"),
             capture.c.key,
-            func.sum(observation.c.units).label("quantity"),
+            # Cast: Postgres adds long integers up to a decimal.
+            cast(func.sum(UNITS_SEEN), BigInteger).label("quantity"),
             func.min(confidence).label("confidence"),
             capture.c.id.label("capture_id"),
             observation.c.run_id,
@@ -115,9 +119,7 @@ def counts_of_runs() -> Select[tuple[object, ...]]:
         .join(capture, capture.c.current_run_id == observation.c.run_id)
         .outerjoin(verdict, verdict.c.observation_id == observation.c.id)
         .where(is_live())
-        .group_by(
-            observation.c.item_id, observation.c.location_id, observation.c.run_id, capture.c.id
-        )
+        .group_by(ITEM_SEEN, observation.c.location_id, observation.c.run_id, capture.c.id)
     )
 
 
@@ -152,9 +154,7 @@ def counts_by_hand() -> Select[tuple[object, ...]]:
 
 def keys_of_runs(connection: Connection, which: Ids) -> set[Key]:
     """Keys on which these runs may have a say: what they saw, and what they saw missing."""
-    seen = select(observation.c.item_id, observation.c.location_id).where(
-        observation.c.run_id.in_(which)
-    )
+    seen = _seen(which)
     missing = (
         select(stock.c.item_id, stock.c.location_id)
         .join(run_scope, run_scope.c.location_id == stock.c.location_id)
@@ -162,6 +162,19 @@ def keys_of_runs(connection: Connection, which: Ids) -> set[Key]:
     )
     found = connection.execute(seen.union(missing))
     return {Key(item_id, location_id) for item_id, location_id in found}
+
+
+def keys_seen(connection: Connection, which: Ids) -> set[Key]:
+    """Keys that these runs saw something of."""
+    return {Key(*row) for row in connection.execute(_seen(which).distinct())}
+
+
+def _seen(which: Ids) -> Select[str, str]:
+    return (
+        select(ITEM_SEEN.label("item_id"), observation.c.location_id)
+        .outerjoin(verdict, verdict.c.observation_id == observation.c.id)
+        .where(observation.c.run_id.in_(which))
+    )
 
 
 # The fold
@@ -286,7 +299,7 @@ def _with_newest_count(
     )
     newest = (
         select(live_count.c.id)
-        .where(*of_key)
+        .where(*of_key, live_count.c.is_plausible)
         .order_by(
             live_count.c.counted_at.desc(), live_count.c.source.desc(), live_count.c.key.desc()
         )
@@ -295,7 +308,7 @@ def _with_newest_count(
     )
     # Text, not a parameter: only then can the planner prove that the partial index fits.
     seen_at = select(func.max(live_count.c.counted_at)).where(
-        *of_key, text("live_count.quantity > 0")
+        *of_key, text("live_count.quantity > 0"), live_count.c.is_plausible
     )
     return (
         select(stock, newest.label("count_id"), seen_at.scalar_subquery().label("seen_at"))
@@ -342,18 +355,32 @@ def _with_newest_silence(counted: Subquery, until: ColumnElement[float] | None) 
 
 
 def _is_reported(counted: FromClause) -> ColumnElement[bool]:
-    """Whether the scope's run reported the item there at all, be it doubtfully."""
-    return (
+    """Whether the scope's run reported the item there at all, be it doubtfully.
+
+    What a person corrected was reported as what it was corrected to.
+    """
+    seen = (
         select(observation.c.id)
+        .outerjoin(verdict, verdict.c.observation_id == observation.c.id)
         .where(
             observation.c.run_id == live_scope.c.run_id,
             observation.c.location_id == live_scope.c.location_id,
             observation.c.item_id == counted.c.item_id,
+            counted.c.item_id == ITEM_SEEN,
         )
-        # Said aloud: by itself SQLAlchemy correlates with the nearest query alone.
-        .correlate(live_scope, counted)
-        .exists()
     )
+    corrected = (
+        select(observation.c.id)
+        .join(verdict, verdict.c.observation_id == observation.c.id)
+        .where(
+            verdict.c.item_id == counted.c.item_id,
+            # Joined to nothing, so that few verdicts are looked through, not all of the run.
+            observation.c.run_id.concat("") == live_scope.c.run_id,
+            observation.c.location_id.concat("") == live_scope.c.location_id,
+        )
+    )
+    # Said aloud: by itself SQLAlchemy correlates with the nearest query alone.
+    return or_(*(one.correlate(live_scope, counted).exists() for one in (seen, corrected)))
 
 
 def _moved_since(

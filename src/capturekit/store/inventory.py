@@ -20,13 +20,14 @@ from capturekit.store import (
     locations,
     lots,
     movements,
+    policies,
     proof,
     review,
     runs,
     stock,
 )
 from capturekit.store.alerts import Alert
-from capturekit.store.changes import Key, StockChange
+from capturekit.store.changes import Key, Rehearsed, StockChange
 from capturekit.store.counts import Counts
 from capturekit.store.exchange import ExchangeFormat, ImportReport
 from capturekit.store.forecast import Forecast
@@ -37,8 +38,9 @@ from capturekit.store.locations import Location
 from capturekit.store.lots import Expiring, Lots
 from capturekit.store.movements import Movement, NewMovement
 from capturekit.store.page import Page
+from capturekit.store.policies import NewPolicy, Policy
 from capturekit.store.proof import Proof
-from capturekit.store.review import Proposal
+from capturekit.store.review import Decision, Proposal
 from capturekit.store.schema import lock_ledger
 from capturekit.store.stock import ItemSum, StockPage, StockQuery, StockRow, StockSort, Why
 
@@ -144,26 +146,92 @@ class Inventory:
         """Take a movement back, whatever came after it. Raises Unknown."""
         return await self._write(partial(movements.void, id=movement, by=by, now=self._clock()))
 
-    async def choose_run(self, capture_id: str, run: str) -> list[StockChange]:
-        """Let the run of this id or pipeline fingerprint speak for the capture. Raises Unknown."""
-        return await self._write(
-            partial(runs.choose_named, capture_id=capture_id, name=run, at=self._clock())
-        )
+    async def choose_run(
+        self, capture_id: str, run: str, *, dry_run: bool = False
+    ) -> list[StockChange]:
+        """Let the run of this id or pipeline fingerprint speak for the capture. Raises Unknown.
+
+        A dry run answers what would change, and changes nothing.
+        """
+        work = partial(runs.choose_named, capture_id=capture_id, name=run, at=self._clock())
+        return await (self._rehearse(work) if dry_run else self._write(work))
 
     async def proposals(self, *, cursor: str | None = None, limit: int = 100) -> Page[Proposal]:
-        """Doubtful observations that wait for a person, newest first."""
+        """All that waits for a person, newest first; of runs that hold.
+
+        Raises ValueError for a cursor that is none.
+        """
         return await self._database.read(partial(review.proposals, cursor=cursor, limit=limit))
 
-    async def accept(self, observation_id: int, by: str) -> list[StockChange]:
-        """Let the observation count, however doubtful. Raises Unknown."""
-        return await self._decide(observation_id, by, is_accepted=True)
+    async def accept(
+        self, observation_id: int, by: str, *, reason: str | None = None
+    ) -> list[StockChange]:
+        """Let the observation count, however doubtful. Raises Unknown.
 
-    async def reject(self, observation_id: int, by: str) -> list[StockChange]:
+        It holds for what shows the same thing in other runs too: of the same capture, and of
+        captures that took its observations over.
+        """
+        return await self._decide(observation_id, Decision(is_accepted=True, by=by, reason=reason))
+
+    async def reject(
+        self, observation_id: int, by: str, *, reason: str | None = None
+    ) -> list[StockChange]:
         """Let the observation not count, however confident. Raises Unknown.
 
-        It was reported all the same: rejecting it does not make the item absent.
+        It was reported all the same: rejecting it does not make the item absent. Holds for
+        others as ``accept`` does.
         """
-        return await self._decide(observation_id, by, is_accepted=False)
+        return await self._decide(observation_id, Decision(is_accepted=False, by=by, reason=reason))
+
+    async def correct(
+        self,
+        observation_id: int,
+        by: str,
+        *,
+        item: str | None = None,
+        quantity: int | None = None,
+        reason: str | None = None,
+    ) -> list[StockChange]:
+        """Let the observation count as another item, or another quantity in the item's units.
+
+        A code names the item it stands for, and so many of its packs. Raises Unknown, also for
+        the item, and ValueError for an impossible quantity or when neither is given. Holds for
+        others as ``accept`` does.
+        """
+        if item is None and quantity is None:
+            raise ValueError("give what it is instead: an item, a quantity, or both")
+        decision = Decision(is_accepted=True, by=by, reason=reason, item=item, quantity=quantity)
+        return await self._decide(observation_id, decision)
+
+    async def withdraw(self, observation_id: int) -> list[StockChange]:
+        """Forget what was decided about the observation; again changes nothing.
+
+        Raises Unknown, and Conflict when it was decided about another that shows the same thing.
+        """
+        work = partial(review.withdraw, observation_id=observation_id, at=self._clock())
+        return await self._write(work)
+
+    async def set_policy(self, new: NewPolicy) -> tuple[Policy, list[StockChange]]:
+        """Say from when on an observation is believed; replaces the policy of the same scope.
+
+        A threshold holds for runs from now on. A largest step or a counter's rule judges all
+        counts of the item anew, which reads them all, some 5 µs each, while nobody else
+        writes. Raises Unknown for the item.
+        """
+        return await self._write(partial(policies.set_policy, new=new, at=self._clock()))
+
+    async def policy(self, analyser: str = "", item: str = "") -> Policy:
+        """The policy of exactly this analyser and item; empty is any. Raises Unknown."""
+        return await self._database.read(partial(policies.get, analyser=analyser, item_id=item))
+
+    async def policies(self, *, cursor: str | None = None, limit: int = 100) -> Page[Policy]:
+        """Policies by item and analyser."""
+        return await self._database.read(partial(policies.page, cursor=cursor, limit=limit))
+
+    async def remove_policy(self, analyser: str = "", item: str = "") -> list[StockChange]:
+        """Forget the policy of exactly these. Raises Unknown. Costs as ``set_policy`` does."""
+        work = partial(policies.remove, analyser=analyser, item_id=item, at=self._clock())
+        return await self._write(work)
 
     async def add_item(self, id: str, name: str, unit: str | None = None) -> Item:
         """Make an item, or return it as it is when it was there."""
@@ -357,14 +425,19 @@ class Inventory:
 
         return await self._database.write(locked)
 
-    async def _decide(
-        self, observation_id: int, by: str, *, is_accepted: bool
-    ) -> list[StockChange]:
+    async def _rehearse(self, work: Callable[[Connection], list[StockChange]]) -> list[StockChange]:
+        """What ``work`` would change, which is undone."""
+
+        def undone(connection: Connection) -> list[StockChange]:
+            raise Rehearsed(work(connection))
+
+        try:
+            return await self._write(undone)
+        except Rehearsed as done:
+            return done.changes
+
+    async def _decide(self, observation_id: int, decision: Decision) -> list[StockChange]:
         work = partial(
-            review.decide,
-            observation_id=observation_id,
-            by=by,
-            at=self._clock(),
-            is_accepted=is_accepted,
+            review.decide, observation_id=observation_id, decision=decision, at=self._clock()
         )
         return await self._write(work)

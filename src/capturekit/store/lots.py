@@ -27,7 +27,6 @@ from sqlalchemy import (
 
 from capturekit.store import items
 from capturekit.store.changes import Key
-from capturekit.store.fold import is_live
 from capturekit.store.schema import (
     item,
     live_count,
@@ -39,6 +38,7 @@ from capturekit.store.schema import (
     stock,
     verdict,
 )
+from capturekit.store.seen import ITEM_SEEN, UNITS_SEEN, is_live
 from capturekit.store.tree import within
 
 KEYS_AT_ONCE: Final = 400
@@ -213,10 +213,16 @@ def _left(item_id: str, units: int, came: Iterable[_Came]) -> Lots:
 
 def _silent_at(connection: Connection, key: Key, after: float) -> float | None:
     """When a camera that sees the place whole last saw none of the item, after a time."""
-    reported = exists().where(
-        observation.c.run_id == live_scope.c.run_id,
-        observation.c.location_id == live_scope.c.location_id,
-        observation.c.item_id == key.item_id,
+    reported = (
+        select(observation.c.id)
+        .outerjoin(verdict, verdict.c.observation_id == observation.c.id)
+        .where(
+            observation.c.run_id == live_scope.c.run_id,
+            observation.c.location_id == live_scope.c.location_id,
+            ITEM_SEEN.in_([key.item_id]),
+        )
+        .correlate(live_scope)
+        .exists()
     )
     query = (
         select(live_scope.c.counted_at)
@@ -273,7 +279,7 @@ def _printed(item_ids: Collection[str], location_id: str | None) -> Select[tuple
             stock.c.counted_at,
             observation.c.lot,
             observation.c.expires_on,
-            func.coalesce(verdict.c.units, observation.c.units).label("units"),
+            UNITS_SEEN.label("units"),
         )
         .join_from(
             stock,
@@ -287,7 +293,7 @@ def _printed(item_ids: Collection[str], location_id: str | None) -> Select[tuple
         .where(
             stock.c.item_id.in_(item_ids),
             _places(location_id),
-            func.coalesce(verdict.c.item_id, observation.c.item_id) == stock.c.item_id,
+            stock.c.item_id == ITEM_SEEN,
             is_live(),
             or_(observation.c.lot.is_not(None), observation.c.expires_on.is_not(None)),
         )

@@ -10,9 +10,10 @@ from sqlalchemy import Connection, or_, select, update
 
 from capturekit.errors import Unknown
 from capturekit.frame import Observation
-from capturekit.store import digests, items, locations, telling
+from capturekit.store import carrying, digests, items, locations, policies, telling
 from capturekit.store.changes import Cause, StockChange
 from capturekit.store.fold import index_captures, keys_of_runs, refold
+from capturekit.store.items import Meaning
 from capturekit.store.schema import (
     MAX_QUANTITY,
     capture,
@@ -46,6 +47,8 @@ class RunRecord:
     zones: Sequence[str] = ()
     """Locations within the device's own that the run looked at whole. An exhaustive camera's
     silence holds for them too."""
+    reference: str | None = None
+    """Id of the capture whose observations these are, because nothing had changed since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,10 @@ def get(connection: Connection, id: str) -> Run:
 
 
 def record(connection: Connection, capture_id: str, new: RunRecord, threshold: float) -> str:
-    """Keep the run and return its id. The run of a fingerprint is kept once, the first."""
+    """Keep the run and return its id. The run of a fingerprint is kept once, the first.
+
+    What people decided about the same things in other runs holds for it.
+    """
     known = _find(connection, capture_id, new.fingerprint)
     if known is not None:
         return known
@@ -92,14 +98,25 @@ def record(connection: Connection, capture_id: str, new: RunRecord, threshold: f
         "finished_at": new.finished_at,
         "result": new.result,
         "thumbnail_sha256": new.thumbnail,
+        "reference_id": new.reference,
     }
     scopes = [] if new.is_blind else _scopes(connection, capture_id, own, new.zones)
-    seen = [_values(one, own, threshold) for one in new.observations]
+    means = _meanings(connection, new, own)
+    thresholds = policies.thresholds(
+        connection,
+        [(one.analyser, meant.item_id) for one, meant in zip(new.observations, means, strict=True)],
+        threshold,
+    )
+    seen = [
+        _values(one, own, least) for one, least in zip(new.observations, thresholds, strict=True)
+    ]
     digest = digests.of_run(values, scopes, seen)
     connection.execute(run.insert().values(values | {"digest": digest}))
     run_id = str(values["id"])
     insert_new(connection, run_scope, [{"run_id": run_id, "location_id": one} for one in scopes])
-    _record_observations(connection, run_id, own, new, seen)
+    _record_observations(connection, run_id, new, means, seen)
+    like_it = [capture_id] if new.reference is None else [capture_id, new.reference]
+    carrying.carry_to_run(connection, run_id, like_it)
     return run_id
 
 
@@ -164,28 +181,36 @@ def _scopes(connection: Connection, capture_id: str, own: str, zones: Sequence[s
     return sorted(whole | set(connection.scalars(of_views)) | set(zones if whole else ()))
 
 
-def _record_observations(
-    connection: Connection,
-    run_id: str,
-    own: str,
-    new: RunRecord,
-    rows: Sequence[Mapping[str, object]],
-) -> None:
-    """Keep the observations with what they mean today; ``rows`` are their own columns."""
+def _meanings(connection: Connection, new: RunRecord, own: str) -> list[Meaning]:
+    """What each observation means today, with its item and its location made where new."""
     seen = new.observations
     if not seen:
-        return
+        return []
     at = new.finished_at
     locations.ensure(connection, {one.location for one in seen if one.location}, own)
     codes = items.ensure_codes(connection, {one.code for one in seen if one.code is not None}, at)
     named = items.meanings(connection, {one.item for one in seen if one.item is not None})
     items.ensure_items(connection, [meaning.item_id for meaning in named.values()], at)
+    return [
+        named[one.item] if one.item is not None else codes[one.code or ""]  # one of them is given
+        for one in seen
+    ]
+
+
+def _record_observations(
+    connection: Connection,
+    run_id: str,
+    new: RunRecord,
+    means: Sequence[Meaning],
+    rows: Sequence[Mapping[str, object]],
+) -> None:
+    """Keep the observations with what they mean; ``rows`` are their own columns."""
     complete: list[dict[str, object]] = []
-    for one, row in zip(seen, rows, strict=True):
-        meaning = named[one.item] if one.item is not None else codes[one.code or ""]
-        means = {"item_id": meaning.item_id, "units": one.quantity * meaning.units}
-        complete.append({"run_id": run_id, **row, **means})
-    connection.execute(observation.insert(), complete)
+    for one, meant, row in zip(new.observations, means, rows, strict=True):
+        meaning = {"item_id": meant.item_id, "units": one.quantity * meant.units}
+        complete.append({"run_id": run_id, **row, **meaning})
+    if complete:
+        connection.execute(observation.insert(), complete)
 
 
 def _values(one: Observation, own: str, threshold: float) -> dict[str, object]:

@@ -176,6 +176,8 @@ run = Table(
     Column("finished_at", Float, nullable=False),
     Column("result", JSON, nullable=False),
     Column("thumbnail_sha256", NAME, index=True),
+    # The capture whose observations it took over, because nothing had changed since.
+    Column("reference_id", NAME, ForeignKey("capture.id"), index=True),
     # Of all that the run said, its observations included.
     Column("digest", NAME, nullable=False),
     UniqueConstraint("capture_id", "fingerprint"),

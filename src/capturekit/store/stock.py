@@ -37,6 +37,7 @@ from capturekit.store.schema import (
     stock,
     verdict,
 )
+from capturekit.store.seen import ITEM_SEEN, UNITS_SEEN
 from capturekit.store.tree import within
 from capturekit.times import iso
 
@@ -172,6 +173,11 @@ class Evidence:
     is_confident: bool
     is_accepted: bool | None
     """What a person decided, if one did."""
+    decided_by: str | None = None
+    is_corrected: bool = False
+    """Whether the person gave another item or quantity, which is the one told here."""
+    carried_from: int | None = None
+    """The observation of another run that was decided about, which showed the same thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,17 +360,20 @@ def _basis(connection: Connection, run_id: str, item_id: str, location_id: str) 
             observation.c.id,
             observation.c.analyser,
             observation.c.code,
-            observation.c.units,
+            UNITS_SEEN,
             observation.c.confidence,
             observation.c.box,
             observation.c.is_confident,
             verdict.c.is_accepted,
+            verdict.c.by,
+            or_(verdict.c.item_id.is_not(None), verdict.c.units.is_not(None)),
+            verdict.c.carried_from_id,
         )
         .outerjoin(verdict, verdict.c.observation_id == observation.c.id)
         .where(
             observation.c.run_id == run_id,
             observation.c.location_id == location_id,
-            observation.c.item_id == item_id,
+            ITEM_SEEN.in_([item_id]),
         )
         .order_by(observation.c.id)
     )

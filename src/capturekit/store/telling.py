@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, Select, select
 
 from capturekit.store import outbox
-from capturekit.store.review import open_proposals
+from capturekit.store.review import implausible_proposals, open_proposals
 from capturekit.store.schema import capture, observation
 
 MAX_IDS: Final = 100
@@ -31,8 +31,9 @@ def tell_failed(connection: Connection, capture_id: str, at: float) -> None:
 def tell_proposals(connection: Connection, capture_id: str, run_id: str, at: float) -> None:
     """Write ``proposal.opened`` if the run, which speaks for the capture now, has doubts."""
     # Sorted here: asked for the order, SQLite would read the doubts of all runs for it.
-    query = open_proposals().where(observation.c.run_id == run_id)
-    ids = sorted(row.observation_id for row in connection.execute(query))
+    waiting = (open_proposals(), implausible_proposals())
+    queries = [query.where(observation.c.run_id == run_id) for query in waiting]
+    ids = sorted(row.observation_id for query in queries for row in connection.execute(query))
     if not ids:
         return
     payload = dict(connection.execute(_of(capture_id, *_CAPTURE)).mappings().one())

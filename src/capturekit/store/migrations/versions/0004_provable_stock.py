@@ -213,6 +213,7 @@ def _add_columns() -> None:
         ("verdict", "item_id", name, "item"),
         ("verdict", "carried_from_id", long, "observation"),
         ("movement", "lot_id", long, "lot"),
+        ("run", "reference_id", name, "capture"),
     ):
         op.execute(
             f"ALTER TABLE {table} ADD COLUMN {column} {kind}"
@@ -231,6 +232,7 @@ def _create_indexes() -> None:
     op.create_index("ix_capture_current_run_id", "capture", ["current_run_id"])
     op.create_index("ix_run_thumbnail_sha256", "run", ["thumbnail_sha256"])
     op.create_index("ix_run_fingerprint", "run", ["fingerprint"])
+    op.create_index("ix_run_reference_id", "run", ["reference_id"])
     op.create_index("ix_move_cause_id", "move", ["cause_id"])
     for column in ("item_id", "from_id", "to_id", "recorded_at"):
         op.create_index(f"ix_move_{column}_seq", "move", [column, "seq"])
