@@ -375,3 +375,12 @@ async def test_the_planner_is_told_of_large_tables_alone(
         )
 
     assert described == {"place", "thing"}
+
+
+async def test_a_new_file_is_not_for_everyone(path: Path) -> None:
+    async with Database(f"sqlite:///{path}") as database:
+        await database.write(sql("CREATE TABLE note (words TEXT)"))
+
+        modes = {file.name: file.stat().st_mode & 0o7 for file in path.parent.glob("test.db*")}
+
+    assert modes == {"test.db": 0, "test.db-wal": 0, "test.db-shm": 0}

@@ -41,6 +41,9 @@ CHECKPOINT_PAGES: Final = 4000
 
 READERS: Final = 4
 
+MODE: Final = 0o640
+"""Of a file that is made: others on the machine are kept out."""
+
 LARGE_ROWS: Final = 10_000
 """Rows from which a table is described to the planner when a server starts. Of a smaller one it
 would believe that it stays small, and plan to read all of it when it has grown."""
@@ -138,6 +141,9 @@ class SqliteDatabase:
         return sum(file.stat().st_size for file in files if file.exists())
 
     def _open(self) -> None:
+        # Secrets of webhooks are in it. SQLite gives the log beside it the same mode.
+        with contextlib.suppress(OSError):
+            Path(self._url.database or "").touch(MODE, exist_ok=True)
         self._writer = self._engine(is_writer=True)
         self._reader = self._engine(is_writer=False)
         with translated(self._writer.dialect):

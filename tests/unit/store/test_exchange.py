@@ -105,6 +105,14 @@ async def test_a_dry_run_tells_what_would_be_and_does_nothing(store: Store) -> N
     assert await store.inventory.locations() == []
 
 
+async def test_what_a_file_counts_was_never_low(store: Store) -> None:
+    sheet = "item,name,location,location_name,count,minimum\ntea,Tea,shelf,Shelf,7,2\n"
+
+    await store.inventory.import_items(sheet.encode())
+
+    assert (await store.inventory.alerts(is_open=False)).rows == ()
+
+
 async def test_a_code_that_pictures_came_under_takes_them_along(
     store: Store, photograph: Photograph
 ) -> None:

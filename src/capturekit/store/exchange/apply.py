@@ -85,8 +85,9 @@ def apply(connection: Connection, catalogue: Catalogue, order: ImportOrder) -> I
     # What names things that are not there would only repeat their faults.
     if not work.faults:
         work.take_codes(catalogue.codes)
-        work.take_levels(catalogue.levels)
+        # Levels last: what the file counts is not low before it is counted.
         work.take_counts(catalogue.counts)
+        work.take_levels(catalogue.levels)
     if work.faults:
         raise ImportRefused(work.faults)
     if order.is_dry_run:
@@ -195,7 +196,12 @@ class _Import:
         counts: list[NewMovement] = []
         for row in rows:
             if row.location not in places:
-                self.faults.add(row.row, "count", row.quantity, f"no location {row.location!r}")
+                self.faults.add(
+                    row.row,
+                    "count",
+                    row.quantity,
+                    f"no location {row.location!r}: give its location_name as well",
+                )
             elif row.item not in known:
                 self.faults.add(row.row, "count", row.quantity, f"no item {row.item!r}")
             elif movements.quantity(self._connection, row.key()) != row.quantity:
