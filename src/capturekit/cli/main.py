@@ -20,6 +20,10 @@ COMMANDS: Final = {
     "limits": "capturekit.cli.limits:limits",
     "webhooks": "capturekit.cli.webhooks:webhooks",
     "db": "capturekit.cli.db:db",
+    "storage": "capturekit.cli.storage:storage",
+    "backup": "capturekit.cli.backup:backup",
+    "restore": "capturekit.cli.backup:restore",
+    "doctor": "capturekit.cli.doctor:doctor",
 }
 
 

@@ -13,9 +13,9 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from capturekit.database.postgres import PostgresDatabase
+from capturekit.database.postgres import ANSWER_TIMEOUT_S, PostgresDatabase
 from capturekit.database.sqlite import SqliteDatabase
-from capturekit.errors import ConfigError, StorageError
+from capturekit.errors import ConfigError, StorageCorrupt, StorageError
 
 __all__ = ["Connection", "Database"]
 
@@ -45,15 +45,19 @@ class Database:
     log into the main file, because SQLite up to 3.51.2 has a reported race between two
     checkpointing connections: set it for the server alone.
 
-    Raises ConfigError for another URL, and MissingExtra where Postgres's driver is missing.
+    A transaction on a server may take ``answer_s``: longer is only for one that reads or writes
+    all there is. Raises ConfigError for another URL, and MissingExtra where Postgres's driver is
+    missing.
     """
 
-    def __init__(self, url: str, *, is_checkpointing: bool = True) -> None:
+    def __init__(
+        self, url: str, *, is_checkpointing: bool = True, answer_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         self._url = _parsed(url)
         self._kind: _Kind = (
             SqliteDatabase(self._url, is_checkpointing=is_checkpointing)
             if self._is_file
-            else PostgresDatabase(self._url)
+            else PostgresDatabase(self._url, answer_s)
         )
         self._is_open = False
 
@@ -104,6 +108,25 @@ class Database:
         """What it takes on the disk, a write-ahead log of SQLite included. Raises as ``read``."""
         self._require_open()
         return await self._kind.size_bytes()
+
+    async def faults(self, *, is_thorough: bool = True) -> list[str]:
+        """What SQLite finds wrong with its file, at most 20; a server sees to itself.
+
+        Reads all of it; unless it ``is_thorough``, indexes are not compared with their tables,
+        which takes a fraction of the time. A flipped bit inside a value is not seen by either.
+        """
+        if not self._is_file:
+            return []
+        pragma = "integrity_check" if is_thorough else "quick_check"
+
+        def look(connection: Connection) -> list[str]:
+            told = connection.exec_driver_sql(f"PRAGMA {pragma}(20)").scalars()
+            return [str(line) for line in told if line != "ok"]
+
+        try:
+            return await self.read(look)
+        except StorageCorrupt as error:
+            return [str(error)]
 
     @property
     def _is_file(self) -> bool:

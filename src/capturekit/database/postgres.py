@@ -76,7 +76,8 @@ class _Call:
 class PostgresDatabase:
     """What ``Database`` does, on a server."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, answer_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._answer_s = answer_s
         try:
             self._writer = _engine(url, is_writer=True)
             self._reader = _engine(url, is_writer=False)
@@ -118,7 +119,7 @@ class PostgresDatabase:
                 return self._run(engine, work, call)
 
         async with limiter:
-            timer = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT_S, call.cut)
+            timer = asyncio.get_running_loop().call_later(self._answer_s, call.cut)
             try:
                 return await anyio.to_thread.run_sync(run, limiter=self._threads)
             finally:

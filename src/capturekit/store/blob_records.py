@@ -43,7 +43,7 @@ class BlobRecords:
     async def wanted(self, *, limit: int = PAGE) -> AsyncIterator[str]:
         """Every blob that is needed, in ascending order; reads a page of ``limit`` at a time."""
         after = ""
-        while page := await self._database.read(partial(_wanted, after=after, limit=limit)):
+        while page := await self._database.read(partial(wanted_page, after=after, limit=limit)):
             for sha256 in page:
                 yield sha256
             after = page[-1]
@@ -136,7 +136,8 @@ def _of_runs() -> Select[tuple[str]]:
     )
 
 
-def _wanted(connection: Connection, after: str, limit: int) -> list[str]:
+def wanted_page(connection: Connection, after: str, limit: int) -> list[str]:
+    """A page of ``BlobRecords.wanted``, past ``after``."""
     pictures = (
         select(capture.c.sha256)
         .where(capture.c.sha256 > after, _is_kept)

@@ -8,7 +8,7 @@ from typing import Final
 from capturekit.blobs import Blobs, Proof, prove
 from capturekit.database import Database
 from capturekit.store.blob_records import BlobRecords
-from capturekit.store.collecting import BATCH, Collection, Collector, batches
+from capturekit.store.collecting import BATCH, LEFT_S, Collection, Collector, batches
 from capturekit.store.retention import Keeping, Removal, Retention
 
 MEASURE_S: Final = 600.0
@@ -96,6 +96,10 @@ class Storage:
     async def remove(self, keeping: Keeping, *, is_dry: bool = False) -> Removal:
         """Remove old pictures; see ``Retention.remove``."""
         return await self.retention.remove(keeping, is_dry=is_dry)
+
+    async def left(self) -> int:
+        """Deletions that a collection began a while ago, and that nobody finished."""
+        return len(await self._records.doomed(before=self._clock() - LEFT_S))
 
     async def keep_house(self) -> None:
         """Do what is due of the above; for a server, every now and then."""

@@ -17,6 +17,7 @@ from capturekit.times import iso
 from capturekit.web.auth import kit_of, require_admin, spend_limit
 from capturekit.web.problems import Problem
 from capturekit.web.query import Q, parse_query
+from capturekit.web.storage import numbers
 from capturekit.web.waiting import WaitOptions, wait_until
 
 BLOCK_S: Final = 2.0
@@ -240,13 +241,7 @@ async def _limits(request: Request) -> Mapping[str, object]:
 
 
 async def _storage(request: Request) -> Mapping[str, object]:
-    kit = kit_of(request)
-    usage = await kit.blobs.usage()
-    return {
-        "blobs": usage.count,
-        "blob_bytes": usage.size_bytes,
-        "database_bytes": await kit.database_bytes(),
-    }
+    return await numbers(kit_of(request))
 
 
 _BLOCKS: Final[Mapping[str, Count]] = {

@@ -29,6 +29,7 @@ from capturekit.web import (
     movements,
     places,
     problems,
+    storage,
     webhooks,
 )
 from capturekit.web.auth import principal_of
@@ -47,6 +48,10 @@ ROUTES: Final[tuple[tuple[str, str, Endpoint], ...]] = (
     ("POST", "/v1/admin/cancel-task/{task_id}", admin.cancel_task),
     ("GET", "/v1/admin/stats", admin.stats),
     ("GET", "/v1/admin/queue-info", admin.queue_info),
+    ("GET", "/v1/admin/storage", storage.show_storage),
+    ("POST", "/v1/admin/storage/verify", storage.verify_storage),
+    ("POST", "/v1/admin/storage/collect", storage.collect_blobs),
+    ("POST", "/v1/admin/retention", storage.remove_pictures),
     ("GET", LIMITS_PATH, limits.show_limits),
     ("DELETE", LIMITS_PATH + "/{name}/{key:path}", limits.reset_limit),
     ("GET", "/v1/captures", captures.list_captures),

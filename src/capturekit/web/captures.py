@@ -10,6 +10,7 @@ from capturekit.errors import Unknown
 from capturekit.store import Capture, CaptureState
 from capturekit.times import iso
 from capturekit.web.auth import kit_of, require_admin
+from capturekit.web.problems import Problem
 from capturekit.web.query import parse_query
 from capturekit.web.waiting import WaitOptions, wait_until
 
@@ -55,12 +56,20 @@ async def show_thumbnail(request: Request) -> Response:
     await require_admin(request)
     kit = kit_of(request)
     capture = await kit.store.captures.get(request.path_params["capture_id"])
+    if capture.picture_removed_at is not None:
+        raise Problem(
+            410,
+            "picture-removed",
+            "the picture was removed by retention; what was seen on it stays",
+            members={"removed_at": iso(capture.picture_removed_at)},
+        )
     if capture.thumbnail_sha256 is None:
         raise Unknown("thumbnail of capture", capture.id)
     return Response(await kit.blobs.get(capture.thumbnail_sha256), media_type="image/jpeg")
 
 
 def _row(capture: Capture) -> dict[str, object]:
+    removed_at = capture.picture_removed_at
     return {
         "capture_id": capture.id,
         "device_id": capture.device_id,
@@ -77,5 +86,6 @@ def _row(capture: Capture) -> dict[str, object]:
         "rssi": capture.rssi,
         "metadata": capture.metadata,
         "error": capture.error,
-        "has_thumbnail": capture.thumbnail_sha256 is not None,
+        "has_thumbnail": capture.thumbnail_sha256 is not None and not removed_at,
+        "picture_removed_at": iso(removed_at),
     }
