@@ -63,7 +63,7 @@ OWN_DATABASE: Final = "sql://"
 """The queue's URL when jobs are kept with the captures, and submitted in one transaction."""
 
 CHECKED_BYTES: Final = 256 * 2**20
-"""Size up to which SQLite's file is read whole at a start: measured at 0.9 ms a megabyte when cached."""
+"""Size up to which SQLite's file is read whole at a start, in 0.9 ms a megabyte as measured."""
 
 SWEEP_S: Final = 30.0
 """Seconds between looks for captures whose job was lost."""
