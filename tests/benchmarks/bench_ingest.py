@@ -110,7 +110,11 @@ class Intake:
 @asynccontextmanager
 async def intake(folder: Path, *, over_http: bool) -> AsyncIterator[Intake]:
     settings = Settings.load(
-        data_dir=folder, concurrency=0, max_queued=1_000_000, rate_limits="off", adaptive_limits=False
+        data_dir=folder,
+        concurrency=0,
+        max_queued=1_000_000,
+        rate_limits="off",
+        adaptive_limits=False,
     )
     async with AsyncExitStack() as stack:
         kit = await stack.enter_async_context(CaptureKit(settings, is_working=False))
