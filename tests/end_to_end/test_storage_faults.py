@@ -77,6 +77,27 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert "capturekit:" in _start_refused(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["device", "sqlite_autoindex_device_1", "move"])
+def test_corrupt_pages_are_told_at_the_start_and_by_the_doctor(tmp_path: Path, name: str) -> None:
+    run_cli(tmp_path, "devices", "add", "camera")
+    file = tmp_path / "capturekit.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        (page,) = connection.execute(query, [name]).fetchone()
+    connection.close()
+    content = bytearray(file.read_bytes())
+    content[(page - 1) * 4096 : page * 4096] = bytes(range(256)) * 16
+    file.write_bytes(content)
+
+    assert "capturekit doctor" in _start_refused(tmp_path)
+    command = [sys.executable, "-m", "capturekit", "doctor", "--data", str(tmp_path)]
+    looked = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert looked.returncode == 1
+    assert "capturekit restore" in looked.stdout
+    assert "Traceback" not in looked.stderr
+
+
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     with running_server(tmp_path / "one") as server:
         port = server.url.rpartition(":")[2]
