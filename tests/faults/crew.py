@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -64,10 +64,13 @@ class Crew:
         self._ask("end_all")
 
     def freeze(self, pid: int) -> None:
-        os.kill(pid, signal.SIGSTOP)
+        # One that has just ended by itself stays ended.
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
 
     def thaw(self, pid: int) -> None:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
     def gone(self) -> list[int]:
         """Those that have ended by themselves since this was asked."""
