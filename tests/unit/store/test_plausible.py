@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -136,7 +137,9 @@ def stock_of(counts: Sequence[Expected]) -> int:
 class Teller:
     """A store of its own, to which a story is told step by step."""
 
-    def __init__(self, path: Path, template: bytes) -> None:
+    def __init__(self, folder: Path, template: bytes) -> None:
+        self._folder = tempfile.TemporaryDirectory(dir=folder)
+        path = Path(self._folder.name) / "store.db"
         path.write_bytes(template)
         self._runner = asyncio.Runner()
         self._database = Database(f"sqlite:///{path}")
@@ -151,6 +154,7 @@ class Teller:
     def close(self) -> None:
         self.run(self._database.__aexit__(None, None, None))
         self._runner.close()
+        self._folder.cleanup()
 
     def tell(self, story: Story, seed: int) -> None:
         """In an order of its own: each fact's steps follow each other, all else is mixed."""
@@ -231,7 +235,7 @@ class Teller:
 def _check(folder: Path, template: bytes, story: Story, seed: int) -> None:
     meant = expected(story)
     for number in range(2):
-        teller = Teller(folder / f"{number}.db", template)
+        teller = Teller(folder, template)
         try:
             teller.tell(story, seed + number)
             assert teller.counts() == meant
