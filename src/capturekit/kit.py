@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import anyio
 import anyio.to_thread
@@ -40,7 +40,7 @@ from capturekit.queue.urls import open_queue
 from capturekit.schedule import Schedule
 from capturekit.settings import Settings
 from capturekit.steps import default_pipeline
-from capturekit.store import Capture, CaptureState, NewCapture, Store, migrations
+from capturekit.store import Capture, CaptureState, NewCapture, StockChange, Store, migrations
 from capturekit.store.belonging import require_own
 from capturekit.store.retention import Keeping
 from capturekit.store.schema import metadata as store_metadata
@@ -97,6 +97,15 @@ class Upload:
     battery_v: float | None = None
     rssi_dbm: int | None = None
     metadata: dict[str, JsonValue] | None = None
+
+
+class Reprocessed(NamedTuple):
+    """What became of a capture that was to be looked at by another pipeline."""
+
+    job_id: str | None
+    """Of the job that will do it; None when nothing is left to do, and in a dry run."""
+    changes: Sequence[StockChange]
+    """In stock; of a dry run, what they would be."""
 
 
 class CaptureKit:
@@ -213,6 +222,18 @@ class CaptureKit:
         if days is None and max_bytes is None:
             days, max_bytes = self.settings.retention_days, self.settings.retention_bytes
         return Keeping(None if days is None else days * 86400, max_bytes, state)
+
+    async def reprocess(self, capture_id: str, *, dry_run: bool = False) -> Reprocessed:
+        """Let the present pipeline speak for a capture that another one processed.
+
+        A dry run analyses the picture here and now and answers what would change in stock;
+        nothing is kept. Else what the pipeline said before speaks again at once, or a job is
+        submitted. Raises Unknown, Conflict when the picture was removed by retention, and in a
+        dry run what the job would fail with.
+        """
+        if dry_run:
+            return Reprocessed(None, await self.processing.rehearse([capture_id]))
+        return Reprocessed(*await self.processing.reprocess(capture_id))
 
     async def require_own_blobs(self) -> None:
         """Raise ConfigError when these blobs are not the database's."""

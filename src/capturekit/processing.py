@@ -10,8 +10,10 @@ import logging
 import pickle
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -21,6 +23,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, JsonValue, TypeAdapter
 from capturekit.blobs import Blobs
 from capturekit.errors import (
     ConfigError,
+    Conflict,
     ImageError,
     LeaseLost,
     Permanent,
@@ -45,7 +48,16 @@ from capturekit.queue.base import (
 )
 from capturekit.steps.quality import Verdict
 from capturekit.steps.zones import Zones
-from capturekit.store import Capture, CaptureState, Run, RunRecord, Store
+from capturekit.store import (
+    Candidate,
+    Capture,
+    CaptureState,
+    Run,
+    RunRecord,
+    Selection,
+    StockChange,
+    Store,
+)
 from capturekit.worker import JobContext
 
 logger = logging.getLogger("capturekit.processing")
@@ -84,12 +96,57 @@ class StepMustWait(RateLimited):
         self.step = step
 
 
+class WrongPipeline(Retryable):
+    """The job is for another pipeline than this worker's; one that has it may take it."""
+
+    def __init__(self, wanted: str, own: str) -> None:
+        super().__init__(
+            f"the job is for the pipeline {wanted[:12]}, and this worker has {own[:12]}: start "
+            "servers and workers with the same CAPTUREKIT_PIPELINE"
+        )
+
+
 class PendingBatch(NamedTuple):
     """What ``process_pending`` did."""
 
     batch_id: str
     job_ids: list[str]
     skipped: int
+
+
+class Outlook(StrEnum):
+    """What becomes of a capture when many are reprocessed."""
+
+    SUBMITTED = "submitted"
+    """It has a job now, of the batch."""
+    CHOSEN = "chosen"
+    """The pipeline's run of it was known, and speaks again."""
+    CURRENT = "current"
+    """It is the pipeline's run that speaks already."""
+    WAITING = "waiting"
+    """It has a job of its own, and is processed anyhow."""
+    REMOVED = "removed"
+    """Its picture was removed by retention: what was seen on it stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reprocessing:
+    """What was done to many captures."""
+
+    batch_id: str | None
+    """Of the jobs; None when none was needed."""
+    counts: Mapping[Outlook, int]
+
+
+def outlook_of(one: Candidate) -> Outlook:
+    """What is to be done about the capture."""
+    if one.state in (CaptureState.PENDING, CaptureState.PROCESSING):
+        return Outlook.WAITING
+    if one.is_current:
+        return Outlook.CURRENT
+    if one.is_known:
+        return Outlook.CHOSEN
+    return Outlook.REMOVED if one.is_removed else Outlook.SUBMITTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +214,11 @@ class Processing:
         return Job(
             id=f"{capture.id}.{self._pipeline.fingerprint[:12]}.{capture.series}",
             kind=JOB_KIND,
-            payload={"capture_id": capture.id, "series": capture.series},
+            payload={
+                "capture_id": capture.id,
+                "series": capture.series,
+                "fingerprint": self._pipeline.fingerprint,
+            },
             priority=BACKFILL_PRIORITY if batch else 0,
             retry=RetryPolicy(max_attempts=self._limits.max_attempts),
             timeout_s=self._limits.timeout_s,
@@ -204,6 +265,71 @@ class Processing:
                 skipped += 1
         return PendingBatch(batch_id, job_ids, skipped)
 
+    async def reprocess(self, capture_id: str) -> tuple[str | None, Sequence[StockChange]]:
+        """Let the present pipeline speak for the capture: the id of its job, or what changed.
+
+        No job is needed when it looked at the capture before; then the run of that time speaks
+        again at once. Raises Unknown, and Conflict when its picture was removed.
+        """
+        own = self._pipeline.fingerprint
+        try:
+            return None, await self._store.inventory.choose_run(capture_id, own)
+        except Unknown:
+            job_id, _ = await self.submit(capture_id)
+            return job_id, ()
+
+    async def reprocess_all(self, which: Selection) -> Reprocessing:
+        """Let the present pipeline speak for all these captures that were processed before.
+
+        One batch of jobs that wait behind live pictures. What was done already is not done
+        again, so an interrupted call is simply repeated. Raises QueueFull.
+        """
+        batch_id, counts = f"batch-{secrets.token_hex(8)}", Counter[Outlook]()
+        async for one in self._candidates(which):
+            outlook = outlook_of(one)
+            if outlook is Outlook.CHOSEN:
+                await self._store.inventory.choose_run(one.capture_id, self._pipeline.fingerprint)
+            elif outlook is Outlook.SUBMITTED:
+                _, is_new = await self.submit(one.capture_id, batch=batch_id)
+                outlook = outlook if is_new else Outlook.WAITING
+            counts[outlook] += 1
+        return Reprocessing(batch_id if counts[Outlook.SUBMITTED] else None, counts)
+
+    async def rehearse(self, capture_ids: Sequence[str]) -> Sequence[StockChange]:
+        """What ``reprocess`` of all these would change in stock. Changes nothing.
+
+        Analyses those pictures that the pipeline did not see yet, here and now. Raises what
+        their jobs would fail with, Unknown, and Conflict when a picture was removed.
+        """
+        records: dict[str, RunRecord] = {}
+        for capture_id in capture_ids:
+            records[capture_id] = await self._rehearsed(capture_id)
+        return await self._store.captures.rehearse(records)
+
+    async def rehearse_all(self, which: Selection) -> tuple[Sequence[StockChange], Reprocessing]:
+        """The same for ``reprocess_all``. It keeps what was seen in memory, a few KB each."""
+        wanted = {Outlook.CHOSEN, Outlook.SUBMITTED}
+        found = [(one.capture_id, outlook_of(one)) async for one in self._candidates(which)]
+        changes = await self.rehearse([id for id, outlook in found if outlook in wanted])  # noqa: A001
+        return changes, Reprocessing(None, Counter(outlook for _, outlook in found))
+
+    async def _rehearsed(self, capture_id: str) -> RunRecord:
+        captures, own = self._store.captures, self._pipeline.fingerprint
+        if await captures.has_run(capture_id, own):
+            return RunRecord(own, 0.0, 0.0, {})  # the one that is known speaks instead
+        capture = await captures.get(capture_id)
+        if capture.picture_removed_at is not None:
+            raise Conflict(f"the picture of capture {capture_id} was removed by retention")
+        return (await self._run(capture))[0]
+
+    async def _candidates(self, which: Selection) -> AsyncIterator[Candidate]:
+        after = ""
+        captures, own = self._store.captures, self._pipeline.fingerprint
+        while page := await captures.to_reprocess(own, which, after=after, limit=SWEEP_PAGE):
+            for one in page:
+                yield one
+            after = page[-1].capture_id
+
     async def cancel(self, job_id: str) -> CancelOutcome:
         """Cancel a job; its capture waits until someone asks for it again.
 
@@ -212,7 +338,14 @@ class Processing:
         return await self._queue.cancel(job_id)
 
     async def handle(self, context: JobContext) -> JsonValue:
-        """Run one job: the handler of ``JOB_KIND``. Its effect and its end are one transaction."""
+        """Run one job: the handler of ``JOB_KIND``. Its effect and its end are one transaction.
+
+        Raises WrongPipeline, which hands the job back, when it was made for another pipeline.
+        """
+        own = self._pipeline.fingerprint
+        # Jobs of before 0.1 name none.
+        if (wanted := str(context.job.payload.get("fingerprint", own))) != own:
+            raise WrongPipeline(wanted, own)
         capture_id = str(context.job.payload["capture_id"])
         series = int(str(context.job.payload["series"]))
         captures = self._store.captures
@@ -259,6 +392,7 @@ class Processing:
             observations=seen.observations,
             is_blind=seen.is_blind,
             zones=seen.zones,
+            reference=_reference_of(seen.result),
         )
         return record, seen.thumbnail or None
 
@@ -428,7 +562,11 @@ def _failure(error: RunError) -> Exception:
 
 def _carried_from(run: Run) -> str | None:
     """The capture whose observations this run took over; None when it made its own."""
-    change = run.result.get("change")
+    return _reference_of(run.result)
+
+
+def _reference_of(found: dict[str, JsonValue]) -> str | None:
+    change = found.get("change")
     if not isinstance(change, dict) or change.get("changed") is not False:
         return None
     reference = change.get("reference")

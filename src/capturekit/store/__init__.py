@@ -24,6 +24,7 @@ from capturekit.store.outbox import Event, Noticing, Outbox
 from capturekit.store.outlets import Outlet, Outlets
 from capturekit.store.page import Page
 from capturekit.store.policies import NewPolicy, Policy
+from capturekit.store.reprocessing import Candidate, Selection
 from capturekit.store.retention import Keeping, Removal, Retention
 from capturekit.store.review import Proposal, WaitsFor
 from capturekit.store.runs import Run, RunRecord
@@ -47,6 +48,7 @@ __all__ = [
     "AlertKind",
     "Basis",
     "BlobRecords",
+    "Candidate",
     "Capture",
     "CaptureState",
     "Captures",
@@ -93,6 +95,7 @@ __all__ = [
     "Retention",
     "Run",
     "RunRecord",
+    "Selection",
     "StockChange",
     "StockPage",
     "StockRow",

@@ -30,11 +30,12 @@ from sqlalchemy import (
 
 from capturekit.database import Database
 from capturekit.errors import Conflict, LeaseLost, NotAuthorized, Unknown
-from capturekit.store import devices, runs, telling
+from capturekit.store import devices, reprocessing, runs, telling
 from capturekit.store.blob_records import require_kept
-from capturekit.store.changes import Cause, StockChange
+from capturekit.store.changes import Cause, Rehearsed, StockChange
 from capturekit.store.devices import Principal, PrincipalKind
 from capturekit.store.page import Page
+from capturekit.store.reprocessing import Candidate, Selection
 from capturekit.store.runs import Run, RunRecord
 from capturekit.store.schema import capture, device, lock_ledger
 
@@ -195,6 +196,34 @@ class Captures:
             at=self._clock(),
         )
         return await self._database.write(work)
+
+    async def rehearse(self, records: Mapping[str, RunRecord]) -> Sequence[StockChange]:
+        """What stock would be if these runs were kept, each for the capture named; undoes it all.
+
+        A run of that fingerprint that is known already speaks in place of the one given. Raises
+        Unknown.
+        """
+        work = partial(_rehearse, records=records, threshold=self._threshold, at=self._clock())
+        try:
+            return await self._database.write(work)
+        except Rehearsed as done:
+            return done.changes
+
+    async def has_run(self, id: str, fingerprint: str) -> bool:
+        """Whether the pipeline of this fingerprint has a run of the capture."""
+        return await self._database.read(partial(runs.has, capture_id=id, fingerprint=fingerprint))
+
+    async def to_reprocess(
+        self, fingerprint: str, which: Selection, *, after: str = "", limit: int = 500
+    ) -> Sequence[Candidate]:
+        """Captures, oldest received first, and whether this pipeline's run of each is known.
+
+        ``after`` is the id of the last one of the page before.
+        """
+        work = partial(
+            reprocessing.candidates, fingerprint=fingerprint, which=which, after=after, limit=limit
+        )
+        return await self._database.read(work)
 
     async def fail(
         self, id: str, series: int, attempt: int, error: Mapping[str, JsonValue]
@@ -399,6 +428,18 @@ def _finish(
     changes = runs.choose(connection, id, run_id, Cause("run", run_id, at))
     telling.tell_completed(connection, id, at)
     return changes
+
+
+def _rehearse(
+    connection: Connection, records: Mapping[str, RunRecord], threshold: float, at: float
+) -> list[StockChange]:
+    lock_ledger(connection)
+    changes: list[StockChange] = []
+    for id, record in records.items():  # noqa: A001 - as everywhere here
+        get(connection, id)
+        run_id = runs.record(connection, id, record, threshold)
+        changes += runs.choose(connection, id, run_id, Cause("run", run_id, at))
+    raise Rehearsed(changes)
 
 
 def _fail(

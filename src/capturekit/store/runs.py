@@ -81,6 +81,11 @@ def get(connection: Connection, id: str) -> Run:
     )
 
 
+def has(connection: Connection, capture_id: str, fingerprint: str) -> bool:
+    """Whether there is a run of that pipeline."""
+    return _find(connection, capture_id, fingerprint) is not None
+
+
 def record(connection: Connection, capture_id: str, new: RunRecord, threshold: float) -> str:
     """Keep the run and return its id. The run of a fingerprint is kept once, the first.
 

@@ -169,9 +169,9 @@ class Teller:
 
     def counts(self) -> list[Expected]:
         def read(connection: Connection) -> list[Expected]:
-            columns = "counted_at, source, key, quantity, is_plausible"
+            columns = "counted_at AS at, source, key, quantity, is_plausible"
             query = text(f"SELECT {columns} FROM live_count ORDER BY 1, 2, 3")  # noqa: S608
-            return [Expected(*row) for row in connection.execute(query).tuples()]
+            return [Expected(**row) for row in connection.execute(query).mappings()]
 
         return self.run(self._database.read(read))
 
