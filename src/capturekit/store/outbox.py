@@ -4,6 +4,7 @@ Their numbers grow in the order of commits, because whoever writes one holds the
 So a reader that remembers the last number it saw misses nothing.
 """
 
+import hashlib
 import math
 import secrets
 from collections.abc import Callable, Sequence
@@ -201,9 +202,18 @@ def tell(
     at: float,
     *,
     item_id: str | None = None,
+    name: str | None = None,
 ) -> None:
-    """Write an event, such as ``stock.changed``. The transaction must hold the ledger's lock."""
-    _insert(connection, [_row(kind, payload, at, item_id)])
+    """Write an event, such as ``stock.changed``. The transaction must hold the ledger's lock.
+
+    Of a ``name`` it is written once, however often it is told.
+    """
+    row = _row(kind, payload, at, item_id)
+    if name is not None:
+        row["id"] = f"evt_{hashlib.sha256(f'{kind} {name}'.encode()).hexdigest()[:24]}"
+        if connection.scalar(select(event.c.seq).where(event.c.id == row["id"])) is not None:
+            return
+    _insert(connection, [row])
 
 
 def tell_changes(connection: Connection, changes: Sequence[StockChange], cause: Cause) -> None:

@@ -16,16 +16,19 @@ MAX_IDS: Final = 100
 
 
 def tell_completed(connection: Connection, capture_id: str, at: float) -> None:
-    """Write ``capture.completed``. The transaction must hold the ledger's lock."""
+    """Write ``capture.completed``. The transaction must hold the ledger's lock.
+
+    Once for each time that it is processed: a job that was killed after its effect comes again.
+    """
     columns = (*_CAPTURE, capture.c.current_run_id.label("run_id"))
     payload = dict(connection.execute(_of(capture_id, *columns)).mappings().one())
-    outbox.tell(connection, "capture.completed", payload, at)
+    outbox.tell(connection, "capture.completed", payload, at, name=_name(connection, capture_id))
 
 
 def tell_failed(connection: Connection, capture_id: str, at: float) -> None:
     """Write ``capture.failed``. The transaction must hold the ledger's lock."""
     payload = dict(connection.execute(_of(capture_id, *_CAPTURE, capture.c.error)).mappings().one())
-    outbox.tell(connection, "capture.failed", payload, at)
+    outbox.tell(connection, "capture.failed", payload, at, name=_name(connection, capture_id))
 
 
 def tell_proposals(connection: Connection, capture_id: str, run_id: str, at: float) -> None:
@@ -46,6 +49,11 @@ _CAPTURE: Final = (
     capture.c.device_id,
     capture.c.captured_at,
 )
+
+
+def _name(connection: Connection, capture_id: str) -> str:
+    series = connection.scalars(select(capture.c.series).where(capture.c.id == capture_id)).one()
+    return f"{capture_id} {series}"
 
 
 def _of(capture_id: str, *columns: object) -> Select[tuple[object, ...]]:
