@@ -16,6 +16,8 @@ COMMANDS: Final = {
     "demo": "capturekit.cli.demo:demo",
     "devices": "capturekit.cli.devices:devices",
     "stock": "capturekit.cli.stock:stock",
+    "review": "capturekit.cli.review:review",
+    "reprocess": "capturekit.cli.reprocess:reprocess",
     "queue": "capturekit.cli.queue:queue",
     "limits": "capturekit.cli.limits:limits",
     "webhooks": "capturekit.cli.webhooks:webhooks",
