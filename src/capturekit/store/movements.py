@@ -90,7 +90,7 @@ class NewMovement:
     def __post_init__(self) -> None:
         ends = (self.source is not None, self.target is not None)
         if ends != _ENDS[self.kind] or self.source == self.target:
-            raise ValueError(f"a {self.kind} from {self.source!r} to {self.target!r} is none")
+            raise ValueError(f"a {self.kind} {_SAID[_ENDS[self.kind]]}")
         lowest = 0 if self.kind is MovementKind.COUNT else 1
         if not lowest <= self.quantity <= MAX_QUANTITY:
             raise ValueError(f"a {self.kind} is of {lowest} to {MAX_QUANTITY:,} units")
@@ -114,6 +114,12 @@ _ENDS: Final = {
     MovementKind.WRITE_OFF: (True, False),
 }
 """Whether a movement has a source and a target."""
+
+_SAID: Final = {
+    (False, True): "names the location that it is to, and none that it is from",
+    (True, False): "names the location that it is from, and none that it is to",
+    (True, True): "names two locations: one that it is from, another that it is to",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from capturekit.errors import Conflict, Unknown
 from capturekit.store import Inventory
 from capturekit.web.auth import kit_of, require_admin
 from capturekit.web.inventory import WhyOptions
-from capturekit.web.query import Name, parse_body, parse_query, refusing_values
+from capturekit.web.query import Body, Name, parse_body, parse_query, refusing_values
 
 
 class ItemOptions(BaseModel):
@@ -19,7 +19,7 @@ class ItemOptions(BaseModel):
     cursor: str | None = None
 
 
-class CodeChange(BaseModel):
+class CodeChange(Body):
     """How many of the item one such code stands for."""
 
     quantity: int = Field(default=1, ge=1, le=1_000_000)
@@ -31,7 +31,7 @@ class NewCode(CodeChange):
     code: Name
 
 
-class NewItem(BaseModel):
+class NewItem(Body):
     """An item to add."""
 
     item_id: Name
@@ -40,7 +40,7 @@ class NewItem(BaseModel):
     codes: list[NewCode] = Field(default=[], max_length=100)
 
 
-class ItemChange(BaseModel):
+class ItemChange(Body):
     """What may be changed of an item."""
 
     name: Name

@@ -3,20 +3,20 @@
 from datetime import date
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.store import Movement, MovementKind, NewMovement, StockChange
 from capturekit.web.auth import kit_of, require_admin
 from capturekit.web.inventory import seconds
-from capturekit.web.query import Name, idempotency_key, parse_body, refusing_values
+from capturekit.web.query import Body, Name, idempotency_key, parse_body, refusing_values
 
 BY: Final = "admin"
 """Who it was, unless the request says."""
 
 
-class MovementBody(BaseModel):
+class MovementBody(Body):
     """A movement; ``from`` and ``to`` are real locations, as the kind needs them."""
 
     kind: MovementKind
@@ -32,7 +32,7 @@ class MovementBody(BaseModel):
     may_go_negative: bool = False
 
 
-class CountBody(BaseModel):
+class CountBody(Body):
     """How much there is, as a person counted it."""
 
     item: Name
@@ -43,7 +43,7 @@ class CountBody(BaseModel):
     reason: Name | None = None
 
 
-class VoidBody(BaseModel):
+class VoidBody(Body):
     """Who takes it back."""
 
     by: Name = BY

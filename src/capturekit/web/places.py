@@ -8,10 +8,10 @@ from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import Unknown
 from capturekit.web.auth import kit_of, require_admin
-from capturekit.web.query import Name, parse_body, parse_query, refusing_values
+from capturekit.web.query import Body, Name, parse_body, parse_query, refusing_values
 
 
-class NewLocation(BaseModel):
+class NewLocation(Body):
     """A location to add."""
 
     location_id: Name
@@ -19,14 +19,14 @@ class NewLocation(BaseModel):
     parent_id: Name | None = None
 
 
-class LocationChange(BaseModel):
+class LocationChange(Body):
     """What may be changed of a location. ``parent_id: null`` puts it into no other."""
 
     name: Name | None = None
     parent_id: Name | None = None
 
 
-class ViewBody(BaseModel):
+class ViewBody(Body):
     """What a device sees of a location."""
 
     polygon: Annotated[list[tuple[float, float]], Field(min_length=3, max_length=1000)] | None = (
@@ -44,7 +44,7 @@ class LevelOptions(BaseModel):
     cursor: str | None = None
 
 
-class LevelBody(BaseModel):
+class LevelBody(Body):
     """A par level; ``restock_at`` is one over the minimum unless it is given."""
 
     minimum: int

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Final, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from capturekit.web.problems import Problem
@@ -22,6 +22,12 @@ def _printable(text: str) -> str:
 
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 """A name or an id of something."""
+
+
+class Body(BaseModel):
+    """A JSON body. A name that it does not know is refused: it may have been meant for another."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 def parse_query(request: Request, model: type[Q]) -> Q:
