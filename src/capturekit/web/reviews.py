@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from capturekit.errors import Unknown
 from capturekit.store import NewPolicy, StockChange
 from capturekit.web.auth import kit_of, require_admin
-from capturekit.web.query import Name, Q, parse_body, parse_query, refusing_values
+from capturekit.web.query import Body, Name, Q, parse_body, parse_query, refusing_values
 
 TASK_URL = "/v1/admin/task-status/{}"
 
@@ -22,7 +22,7 @@ class ListOptions(BaseModel):
     cursor: str | None = None
 
 
-class ReasonBody(BaseModel):
+class ReasonBody(Body):
     """Why it was decided so."""
 
     reason: Name | None = None
@@ -42,7 +42,7 @@ class PolicyScope(BaseModel):
     item: Name | None = None
 
 
-class PolicyBody(BaseModel):
+class PolicyBody(Body):
     """From when on an observation is believed."""
 
     threshold: float | None = None
