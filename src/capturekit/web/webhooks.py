@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import AwareDatetime, BaseModel, Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -10,10 +10,10 @@ from capturekit.events.address import NotReachable
 from capturekit.events.rows import attempt_row, webhook_row
 from capturekit.web.auth import kit_of, require_admin
 from capturekit.web.problems import Problem
-from capturekit.web.query import parse_body
+from capturekit.web.query import Body, parse_body
 
 
-class _Since(BaseModel):
+class _Since(Body):
     """From where on: past a number, or since a time."""
 
     after: int | None = Field(default=None, ge=0, le=2**63 - 1)
