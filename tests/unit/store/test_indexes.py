@@ -18,7 +18,16 @@ from capturekit.database import Database
 from capturekit.frame import Observation
 from capturekit.queue.base import Job, JobError, WorkerInfo
 from capturekit.queue.sql import SqlQueue
-from capturekit.store import CaptureState, MovementKind, NewMovement, RunRecord, StockSort, Store
+from capturekit.store import (
+    CaptureState,
+    MovementKind,
+    NewMovement,
+    NewPolicy,
+    RunRecord,
+    Selection,
+    StockSort,
+    Store,
+)
 from tests.unit.store.conftest import Clock, Photograph
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +96,12 @@ async def facts(store: Store, photograph: Photograph) -> None:
     capture = await photograph("cam", "k", 5.0, seen)
     (first, *_) = (await inventory.proposals()).rows
     await inventory.accept(first.observation_id, "ana")
+    await inventory.correct(first.observation_id, "ana", item="tea", quantity=2)
+    await inventory.withdraw(first.observation_id)
+    await inventory.set_policy(NewPolicy(item="tea", threshold=0.4, max_step_per_hour=3))
+    await photograph(
+        "cam", "far", 6.0, [Observation(analyser="model", item="tea", quantity=90, confidence=1)]
+    )
     await inventory.assign_code("400", "tea", 6)
     received = NewMovement(MovementKind.RECEIVE, "tea", 3, target="cam", lot="L1", key="once")
     moved, _ = await inventory.move(received)
@@ -96,7 +111,9 @@ async def facts(store: Store, photograph: Photograph) -> None:
     series = (await store.captures.next_series(capture.id)).series
     await store.captures.start(capture.id, series, 1)
     await store.captures.finish(capture.id, series, 1, RunRecord("v2", 6.0, 6.0, {}))
+    await inventory.choose_run(capture.id, "v1", dry_run=True)
     await inventory.choose_run(capture.id, "v1")
+    await inventory.remove_policy(item="tea")
 
 
 async def questions(store: Store) -> None:
@@ -114,7 +131,11 @@ async def questions(store: Store) -> None:
     for item, place in product((None, "tea"), (None, "cam")):
         lines = await inventory.history(item=item, location=place, limit=1)
         await inventory.history(item=item, location=place, limit=1, cursor=lines.next)
-    await inventory.proposals()
+    proposed = await inventory.proposals(limit=1)
+    await inventory.proposals(limit=1, cursor=proposed.next)
+    await inventory.policies()
+    await store.captures.to_reprocess("v1", Selection(device="cam", since=1.0, fingerprint="v2"))
+    await store.captures.has_run("none", "v1")
     await inventory.lots("tea")
     await inventory.expiring()
     await inventory.forecast("tea", days=2)
