@@ -27,7 +27,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from capturekit.store import digests, fold
+from capturekit.store import digests, fold, plausible
 from capturekit.store.changes import Key
 from capturekit.store.schema import (
     capture,
@@ -107,6 +107,8 @@ def _findings(connection: Connection, checked: dict[str, int]) -> Iterator[Findi
     yield from _meanings(connection)
     yield from _index_of_captures(connection)
     yield from _index_of_movements(connection)
+    for key in plausible.misjudged(connection):
+        yield Finding(Doubt.INDEX, _name(key), "a count is judged otherwise than its rule does")
     yield from _figures(connection, checked)
     yield from _sums(connection)
 

@@ -321,6 +321,24 @@ async def test_a_jump_waits_and_a_second_one_is_believed(
 
 
 @pytest.mark.anyio
+async def test_a_judgement_that_was_changed_is_not_proved(
+    shelf: Store, database: Database, photograph: Photograph
+) -> None:
+    await shelf.inventory.set_policy(NewPolicy(item="tea", max_step_per_hour=5))
+    await photograph("cam", "a", 100.0, [seen(10)])
+    await photograph("cam", "b", 200.0, [seen(90)])
+    assert (await shelf.inventory.verify()).is_proved
+
+    def believe(connection: Connection) -> None:
+        connection.execute(text("UPDATE live_count SET is_plausible = TRUE"))
+
+    await database.write(believe)
+
+    doubts = {finding.message for finding in (await shelf.inventory.verify()).findings}
+    assert "a count is judged otherwise than its rule does" in doubts
+
+
+@pytest.mark.anyio
 async def test_an_accepted_jump_counts(
     shelf: Store, photograph: Photograph, quantities: Quantities
 ) -> None:

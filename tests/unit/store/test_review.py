@@ -155,6 +155,16 @@ async def test_a_verdict_holds_where_the_box_is_the_same(
     assert len(await ids(shelf)) == 2
 
 
+async def test_carrying_over_without_a_look_at_the_box_is_found(
+    shelf: Store, photograph: Photograph, quantities: Quantities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault: any two observations of an item in a place are taken for the same."""
+    monkeypatch.setattr(carrying, "overlap", lambda _one, _other: 1.0)
+
+    with pytest.raises(AssertionError):
+        await test_a_verdict_holds_where_the_box_is_the_same(shelf, photograph, quantities)
+
+
 async def test_a_verdict_given_later_holds_for_other_runs_as_well(
     shelf: Store, photograph: Photograph, quantities: Quantities
 ) -> None:
