@@ -26,10 +26,11 @@ async def test_the_fold_looks_things_up_and_scans_nothing(sqlite_database: Datab
 
     for searched in (
         "SEARCH stock USING INDEX sqlite_autoindex_stock_1 (item_id=?)",
-        "SEARCH live_count USING COVERING INDEX sqlite_autoindex_live_count_1",
+        "SEARCH live_count USING INDEX sqlite_autoindex_live_count_1 (item_id=? AND location_id=?)",
         "SEARCH live_count USING INDEX ix_live_count_seen (item_id=? AND location_id=?)",
         "(location_id=? AND (counted_at,source,key)>(?,?,?))",
         "SEARCH observation USING COVERING INDEX ix_observation_run_id_location_id_item_id",
+        "SEARCH verdict USING COVERING INDEX ix_verdict_item_id (item_id=?)",
         "SEARCH movement USING COVERING INDEX ix_movement_item_id_to_id_moved_at_voided_at_units",
         "SEARCH movement USING COVERING INDEX ix_movement_item_id_from_id_moved_at_voided_at_units",
     ):
