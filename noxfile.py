@@ -11,7 +11,7 @@ import nox
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SERVER_LIBRARIES = ("sqlalchemy", "starlette", "uvicorn", "alembic")
-EXTRAS = "server,redis,postgres,heic,onnx,vision"
+EXTRAS = "server,redis,postgres,s3,heic,onnx,vision,mqtt"
 """Those that any test needs."""
 TESTED = f".[{EXTRAS}]"
 
