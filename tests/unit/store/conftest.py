@@ -53,8 +53,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture(scope="session")
 def postgres_template(postgres: PostgresServer) -> str:
     """The name of a Postgres database at the newest revision, to copy."""
-    postgres.sql("CREATE DATABASE newest")
-    _migrate(postgres.url("newest"))
+    # Other folders use this fixture as well, each as one of its own.
+    if not postgres.sql("SELECT 1 FROM pg_database WHERE datname = 'newest'"):
+        postgres.sql("CREATE DATABASE newest")
+        _migrate(postgres.url("newest"))
     return "newest"
 
 

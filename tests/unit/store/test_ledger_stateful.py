@@ -103,6 +103,12 @@ _PUT_BACK = "; ".join(
 )
 
 
+def _make_anew(server: PostgresServer, name: str, like: str = "template1") -> None:
+    """Tests may come in an order in which a place is made, left and made again."""
+    server.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    server.sql(f"CREATE DATABASE {name} TEMPLATE {like}")
+
+
 class PostgresPlace:
     """Databases of a server, used again after their rows were put back as they were."""
 
@@ -110,7 +116,7 @@ class PostgresPlace:
         self._server = server
         self._free: list[str] = []
         self._count = 0
-        server.sql("CREATE DATABASE furnished")
+        _make_anew(server, "furnished")
         asyncio.run(furnish(server.url("furnished")))
         server.sql(*_KEEP, database="furnished")
 
@@ -119,7 +125,7 @@ class PostgresPlace:
             return self._free.pop()
         self._count += 1
         name = f"ledger_{self._count}"
-        self._server.sql(f"CREATE DATABASE {name} TEMPLATE furnished")
+        _make_anew(self._server, name, "furnished")
         return self._server.url(name)
 
     def give_back(self, url: str) -> None:
