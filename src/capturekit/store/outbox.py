@@ -41,6 +41,9 @@ KINDS: Final = (
 NOTICE_S: Final = 0.25
 """Seconds after which events of another process are noticed, at the latest."""
 
+LOOKED_THROUGH: Final = 5000
+"""Events at most among which some kinds are looked for at once."""
+
 PRUNED_AT_ONCE: Final = 5000
 """Events removed by one transaction."""
 
@@ -124,7 +127,8 @@ class Outbox:
     async def after(self, seq: int, limit: int = 100, *, kinds: Sequence[str] = ()) -> Batch:
         """Up to ``limit`` events past this number, in order; of these kinds, where some are given.
 
-        Give its ``upto`` the next time: with few of the kinds it may be far ahead.
+        Give its ``upto`` the next time. There may be more while ``upto`` grows, also when none of
+        the kinds were among those looked through.
         """
         work = partial(after, seq=seq, limit=limit, kinds=tuple(kinds))
         return await self._database.read(work)
@@ -233,12 +237,17 @@ def tell_changes(connection: Connection, changes: Sequence[StockChange], cause: 
 def after(connection: Connection, seq: int, limit: int, kinds: tuple[str, ...]) -> Batch:
     """``Outbox.after`` within the caller's transaction."""
     query = select(event).where(event.c.seq > seq).order_by(event.c.seq).limit(limit)
+    upto = seq
     if kinds:
-        query = query.where(event.c.kind.in_(kinds))
+        # Within bounds: whoever wants what is rare would read the whole table at once.
+        looked = select(event.c.seq).where(event.c.seq > seq).order_by(event.c.seq)
+        last = select(func.max(looked.limit(LOOKED_THROUGH).subquery().c.seq))
+        upto = connection.scalar(last) or seq
+        query = query.where(event.c.kind.in_(kinds), event.c.seq <= upto)
     found = tuple(_event(row) for row in connection.execute(query))
-    if len(found) == limit:
-        return Batch(found, found[-1].seq)
-    return Batch(found, max(seq, newest(connection)))
+    if found and (not kinds or len(found) == limit):
+        upto = found[-1].seq
+    return Batch(found, upto)
 
 
 def newest(connection: Connection) -> int:

@@ -12,8 +12,9 @@ import pytest
 from capturekit.database import Database
 from capturekit.events.tellers import Tellers
 from capturekit.events.webhooks import MAX_PAUSE_S, pause_s
-from capturekit.store import Store, Webhook
+from capturekit.store import Store, Webhook, WebhookAttempt
 from tests.receiver import HANG, OK, PATIENCE_S, Receiver, answer, receiving
+from tests.servers_postgres import PostgresServer
 from tests.unit.events.conftest import Telling, say
 
 pytestmark = pytest.mark.anyio
@@ -157,8 +158,11 @@ async def test_of_two_servers_one_tells_and_the_other_takes_over(
         async with Telling(tellers(second)):
             await say(store, 10)
             await receiver.wait_for(10)
+            # Whoever is ended in the middle of a post does not know what came of it.
+            await until(lambda one: one.cursor == receiver.seqs[-1], store, webhook)
         await say(store, 10)
         await receiver.wait_for(20)
+        await until(lambda one: one.cursor == receiver.seqs[-1], store, webhook)
     async with Telling(tellers(second)):
         await say(second, 10)
         await until(lambda one: one.failures > 0, second, webhook)
@@ -174,6 +178,35 @@ async def test_what_a_killed_server_held_is_taken_over_by_its_successor(store: S
         assert await store.webhooks.hold(webhook.id, "killed") is not None
         async with Telling(tellers(store, is_alone=True)):
             await say(store, 1)
+            await receiver.wait_for(1)
+
+
+async def test_a_pause_that_no_failure_makes_is_none(store: Store) -> None:
+    # The clock was ten years ahead when it failed, and went back.
+    async with receiving() as receiver:
+        webhook = await store.webhooks.add(receiver.url)
+        held = await store.webhooks.hold(webhook.id, "me")
+        assert held is not None
+        bad = WebhookAttempt(1, 0.0, 500, "answered 500", 1.0)
+        await store.webhooks.failed(held, bad, pause_s=3e8)
+        await store.outlets.release("me")
+        async with Telling(tellers(store)):
+            await say(store, 1)
+            await receiver.wait_for(1)
+
+
+async def test_a_server_killed_beside_others_is_succeeded(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    async with Database(postgres_url) as opened, receiving() as receiver:
+        store = Store(opened)
+        webhook = await store.webhooks.add(receiver.url)
+        assert await store.webhooks.hold(webhook.id, "killed") is not None
+        async with Telling(tellers(store)):
+            await say(store, 1)
+            # Time passes for the server that says what time it is.
+            name = postgres_url.split("/")[3].split("?", maxsplit=1)[0]
+            postgres.sql("UPDATE outlet SET held_until = held_until - 31", database=name)
             await receiver.wait_for(1)
 
 

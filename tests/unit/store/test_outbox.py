@@ -6,7 +6,7 @@ import pytest
 from capturekit.database import Connection, Database
 from capturekit.frame import Observation
 from capturekit.store import Event, MovementKind, NewMovement, Store, outbox
-from capturekit.store.outbox import DAY_S, NOTICE_S, PRUNED_AT_ONCE, tell
+from capturekit.store.outbox import DAY_S, LOOKED_THROUGH, NOTICE_S, PRUNED_AT_ONCE, tell
 from capturekit.store.outlets import HOLD_S
 from capturekit.store.schema import lock_ledger
 from tests.unit.store.conftest import Clock, Photograph
@@ -114,6 +114,18 @@ async def test_events_are_read_in_pages_and_by_kind(store: Store) -> None:
     assert rest.upto == seqs[-1]
     assert (len(low.events), low.upto) == (1, seqs[0])
     assert (more.events, more.upto) == ((), seqs[-1])
+
+
+async def test_rare_kinds_are_looked_for_in_parts(store: Store) -> None:
+    await say(store, *["stock.changed"] * LOOKED_THROUGH, "stock.low")
+
+    first = await store.outbox.after(0, 5, kinds=["stock.low"])
+    rest = await store.outbox.after(first.upto, 5, kinds=["stock.low"])
+
+    assert (first.events, first.upto) == ((), LOOKED_THROUGH)
+    assert [event.seq for event in rest.events] == [LOOKED_THROUGH + 1]
+    end = await store.outbox.after(rest.upto, 5, kinds=["stock.low"])
+    assert (end.events, end.upto) == ((), rest.upto)
 
 
 async def test_the_place_of_a_time_is_before_its_first_event(store: Store, clock: Clock) -> None:
