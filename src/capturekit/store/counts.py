@@ -32,13 +32,11 @@ def count(connection: Connection) -> Counts:
     )
     queries = (
         select(func.coalesce(func.max(observation.c.id), 0)),
-        select(
-            open_proposals().with_only_columns(func.count()).scalar_subquery()
-            + implausible_proposals().with_only_columns(func.count()).scalar_subquery()
-        ),
+        open_proposals().with_only_columns(func.count()),
         select(func.count()).select_from(item),
         in_stock,
         places,
         select(func.coalesce(func.max(move.c.seq), 0)),
     )
-    return Counts(*(connection.scalars(query).one() for query in queries))
+    seen, proposals, *rest = (connection.scalars(query).one() for query in queries)
+    return Counts(seen, proposals + len(implausible_proposals(connection)), *rest)

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Final
 
 from pydantic import JsonValue
-from sqlalchemy import Connection, Row, RowMapping, Select, delete, select, true
+from sqlalchemy import Connection, Row, RowMapping, Select, delete, select
 
 from capturekit.errors import Conflict, Unknown
 from capturekit.store import carrying, items, plausible
@@ -100,24 +100,37 @@ def open_proposals() -> Select[tuple[object, ...]]:
     return _undecided().where(observation.c.is_confident.is_(False))
 
 
-def implausible_proposals() -> Select[tuple[object, ...]]:
-    """The confident ones of counts that cannot be true as the item's policy has it."""
-    of_count = (
-        (live_count.c.run_id == observation.c.run_id)
-        & (live_count.c.location_id == observation.c.location_id)
-        & (live_count.c.item_id == observation.c.item_id)
+def implausible_proposals(
+    connection: Connection, capture_id: str | None = None
+) -> list[RowMapping]:
+    """The confident ones of counts that cannot be true as the item's policy has it.
+
+    In two steps, because there are few such counts among all: no planner would begin with them.
+    """
+    counts = select(live_count.c.run_id, live_count.c.location_id, live_count.c.item_id).where(
+        live_count.c.is_plausible.is_(False), live_count.c.run_id.is_not(None)
     )
-    return (
-        _undecided()
-        .join(live_count, of_count)
-        .where(observation.c.is_confident, live_count.c.is_plausible.is_(False))
-    )
+    if capture_id is not None:
+        counts = counts.where(live_count.c.capture_id == capture_id)
+    doubted = {tuple(row) for row in connection.execute(counts)}
+    runs = sorted({str(run_id) for run_id, _, _ in doubted})
+    found: list[RowMapping] = []
+    for start in range(0, len(runs), KEYS_AT_ONCE):
+        of_runs = observation.c.run_id.in_(runs[start : start + KEYS_AT_ONCE])
+        seen = connection.execute(_undecided().where(of_runs, observation.c.is_confident))
+        found += [
+            row
+            for row in seen.mappings()
+            if (row["run_id"], row["location_id"], row["item_id"]) in doubted
+        ]
+    return found
 
 
 def _undecided() -> Select[tuple[object, ...]]:
     return (
         select(
             observation.c.id.label("observation_id"),
+            observation.c.run_id,
             capture.c.id.label("capture_id"),
             capture.c.device_id,
             capture.c.captured_at,
@@ -143,17 +156,22 @@ def _undecided() -> Select[tuple[object, ...]]:
 
 def proposals(connection: Connection, cursor: str | None, limit: int) -> Page[Proposal]:
     """A page of all that waits for a person, newest first."""
-    before = true() if cursor is None else observation.c.id < from_cursor(cursor, 1)[0]
-    found: list[RowMapping] = []
-    for query in (open_proposals(), implausible_proposals()):
-        newest = query.where(before).order_by(observation.c.id.desc()).limit(limit + 1)
-        found += connection.execute(newest).mappings()
+    before = None if cursor is None else from_cursor(cursor, 1)[0]
+    query = open_proposals().order_by(observation.c.id.desc()).limit(limit + 1)
+    if before is not None:
+        query = query.where(observation.c.id < before)
+    found = list(connection.execute(query).mappings())
+    found += [
+        row
+        for row in implausible_proposals(connection)
+        if before is None or row["observation_id"] < before
+    ]
     found.sort(key=lambda row: int(row["observation_id"]), reverse=True)
     shown = tuple(_proposal(connection, row) for row in found[:limit])
     return Page(shown, to_cursor([shown[-1].observation_id]) if len(found) > limit else None)
 
 
-_ONLY_FOR_US: Final = ("amount", "is_confident", "key")
+_ONLY_FOR_US: Final = ("run_id", "amount", "is_confident", "key")
 
 
 def _proposal(connection: Connection, row: RowMapping) -> Proposal:

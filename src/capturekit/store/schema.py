@@ -314,8 +314,8 @@ live_count = Table(
     Index(
         "ix_live_count_doubted",
         "capture_id",
-        sqlite_where=text("NOT is_plausible"),
-        postgresql_where=text("NOT is_plausible"),
+        sqlite_where=text("is_plausible IS 0"),
+        postgresql_where=text("is_plausible IS FALSE"),
     ),
     Index(
         "ix_live_count_empty",

@@ -34,9 +34,11 @@ def tell_failed(connection: Connection, capture_id: str, at: float) -> None:
 def tell_proposals(connection: Connection, capture_id: str, run_id: str, at: float) -> None:
     """Write ``proposal.opened`` if the run, which speaks for the capture now, has doubts."""
     # Sorted here: asked for the order, SQLite would read the doubts of all runs for it.
-    waiting = (open_proposals(), implausible_proposals())
-    queries = [query.where(observation.c.run_id == run_id) for query in waiting]
-    ids = sorted(row.observation_id for query in queries for row in connection.execute(query))
+    query = open_proposals().where(observation.c.run_id == run_id)
+    waiting = [*connection.execute(query).mappings()]
+    ids = sorted(
+        row["observation_id"] for row in waiting + implausible_proposals(connection, capture_id)
+    )
     if not ids:
         return
     payload = dict(connection.execute(_of(capture_id, *_CAPTURE)).mappings().one())

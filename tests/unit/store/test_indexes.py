@@ -50,7 +50,8 @@ MAY_SCAN: Final = (
     (r"SELECT count\(\*\) AS count_1 \nFROM item$",),
     (r"SELECT capture.state, count\(\*\)",),
     (r"SELECT count\(\*\) AS count_1 \nFROM observation",),
-    # Movements of lots, by an index that holds no others.
+    # Counts that are not believed, and movements of lots, by indexes that hold no others.
+    (r"^SELECT live_count.run_id", r"live_count.is_plausible IS 0"),
     (r"FROM movement JOIN lot", r"lot.expires_on <="),
 )
 """Statements that match all expressions of a line, and why."""

@@ -253,7 +253,7 @@ def _create_indexes() -> None:
     _index("ix_movement_of_lots", "movement", "item_id", where="lot_id IS NOT NULL")
     op.create_index("ix_stock_basis_run_id", "stock", ["basis_run_id"])
     _index("ix_capture_kept", "capture", "received_at", where="picture_removed_at IS NULL")
-    _index("ix_live_count_doubted", "live_count", "capture_id", where="NOT is_plausible")
+    _index("ix_live_count_doubted", "live_count", "capture_id", where=f"is_plausible {is_not}")
 
 
 def _index(name: str, table: str, *columns: str, where: str) -> None:
