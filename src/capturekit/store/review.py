@@ -252,7 +252,10 @@ def _corrected(
     items.get(connection, meant.item_id)
     if decision.quantity is None:
         return {"item_id": meant.item_id, "units": row.units}
-    return {"item_id": meant.item_id, "units": decision.quantity * meant.units}
+    units = decision.quantity * meant.units
+    if units > MAX_QUANTITY:
+        raise ValueError(f"{decision.quantity:,} times {meant.units:,} is over {MAX_QUANTITY:,}")
+    return {"item_id": meant.item_id, "units": units}
 
 
 def _replace(

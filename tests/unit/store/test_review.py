@@ -105,6 +105,21 @@ async def test_a_code_names_what_it_stands_for(
     assert (await quantities())["cocoa", "cam"] == 12
 
 
+async def test_packs_are_not_more_than_anyone_has(
+    shelf: Store, photograph: Photograph, quantities: Quantities
+) -> None:
+    await shelf.inventory.assign_code("400", "tea", 1000)
+    await photograph("cam", "k", 5.0, [seen()])
+    (one,) = await ids(shelf)
+
+    with pytest.raises(ValueError, match="1,000,000,000"):
+        await shelf.inventory.correct(one, "ana", item="400", quantity=10**9)
+
+    assert await ids(shelf) == [one]
+    await shelf.inventory.correct(one, "ana", item="400", quantity=10**6)
+    assert (await quantities())["tea", "cam"] == 10**9
+
+
 async def test_nothing_is_corrected_to_what_nobody_knows(
     shelf: Store, photograph: Photograph
 ) -> None:
