@@ -7,7 +7,7 @@ nobody was asked about has the last verdict on one like it, or none.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
@@ -34,6 +34,10 @@ class Sighting:
     code: str | None
     item: str | None
     box: Points | None
+    item_id: str = ""
+    """What it was taken for."""
+    corrected_to: str | None = None
+    """The item that a person says it is instead."""
 
     @property
     def name(self) -> tuple[str, str | None, str | None]:
@@ -59,16 +63,16 @@ def matched(old: Sequence[Sighting], new: Sequence[Sighting]) -> Iterator[tuple[
 
     They have the same code or item in the same location, and boxes that overlap by
     ``MIN_OVERLAP``, the closest first. Where neither has a box, they come of the same analyser,
-    in the same order.
+    in the same order. What is left may be what the old one was corrected to, in such a box.
     """
     pairs = sorted(
-        (-likeness, first, second)
+        (one.name != other.name, -likeness, first, second)
         for first, one in enumerate(old)
         for second, other in enumerate(new)
         if (likeness := _likeness(one, other))
     )
     taken: tuple[set[int], set[int]] = set(), set()
-    for _, first, second in pairs:
+    for *_, first, second in pairs:
         if first not in taken[0] and second not in taken[1]:
             taken[0].add(first)
             taken[1].add(second)
@@ -136,7 +140,7 @@ def _carry_to(
         connection.execute(delete(verdict).where(verdict.c.observation_id.in_(stale)))
     if not decided:
         return
-    seen = _sightings(connection, list(sources))
+    seen = _sightings(connection, list(sources), decided)
     rows: list[dict[str, object]] = []
     for target in targets:
         own = [row for row in sources.values() if row.capture_id == target.capture_id]
@@ -184,22 +188,32 @@ def _decided(connection: Connection, run_ids: Sequence[str]) -> dict[int, Mappin
     return {row["observation_id"]: dict(row) for row in connection.execute(direct).mappings()}
 
 
-def _sightings(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[Sighting]]:
+_SEEN: Final = ("id", "analyser", "location_id", "code", "item", "box", "item_id")
+
+
+def _sightings(
+    connection: Connection, run_ids: Sequence[str], decided: Mapping[int, Mapping[str, object]]
+) -> dict[str, list[Sighting]]:
     """What each run saw, in its order."""
-    columns = [observation.c[name] for name in Sighting.__slots__]
+    columns = [observation.c[name] for name in _SEEN]
     query = select(observation.c.run_id, *columns).where(observation.c.run_id.in_(run_ids))
     seen: dict[str, list[Sighting]] = {}
     for run_id, *values in sorted(connection.execute(query), key=lambda row: int(row[1])):
-        seen.setdefault(run_id, []).append(Sighting(*values))
+        one = Sighting(*values)
+        corrected_to = decided.get(one.id, {}).get("item_id")
+        if corrected_to is not None:
+            one = replace(one, corrected_to=str(corrected_to))
+        seen.setdefault(run_id, []).append(one)
     return seen
 
 
 def _likeness(one: Sighting, other: Sighting) -> float:
     """0 when they cannot be the same thing."""
-    if one.name != other.name or (one.box is None) != (other.box is None):
+    is_corrected = one.location_id == other.location_id and one.corrected_to == other.item_id
+    if not (one.name == other.name or is_corrected) or (one.box is None) != (other.box is None):
         return 0.0
     if one.box is None or other.box is None:
-        return float(one.analyser == other.analyser)
+        return float(one.name == other.name and one.analyser == other.analyser)
     shared = overlap(one.box, other.box)
     return shared if shared >= MIN_OVERLAP else 0.0
 

@@ -170,6 +170,30 @@ async def test_a_verdict_holds_where_the_box_is_the_same(
     assert len(await ids(shelf)) == 2
 
 
+@pytest.mark.parametrize("is_decided_first", [True, False])
+async def test_a_verdict_holds_where_another_pipeline_sees_what_was_corrected(
+    shelf: Store, photograph: Photograph, quantities: Quantities, *, is_decided_first: bool
+) -> None:
+    capture = await photograph("cam", "k", 5.0, [seen("tea", at=box(0))])
+    (first,) = await ids(shelf)
+    if is_decided_first:
+        await shelf.inventory.correct(first, "ana", item="cocoa", quantity=3)
+
+    elsewhere, there = seen("cocoa", 0.4, at=box(40)), seen("cocoa", 0.4, at=box(1))
+    await photograph("cam", "k", 5.0, [elsewhere, there], "v2")
+    if not is_decided_first:
+        await shelf.inventory.correct(first, "ana", item="cocoa", quantity=3)
+
+    evidence = await evidence_of(shelf, "cocoa")
+    assert [one.carried_from for one in evidence if one.carried_from] == [first]
+    assert len(await ids(shelf)) == 1
+    for version in ("v1", "v2"):
+        await shelf.inventory.choose_run(capture.id, version)
+        assert (await quantities())["cocoa", "cam"] == 3
+    await shelf.inventory.withdraw(first)
+    assert (await quantities()).get(("cocoa", "cam"), 0) == 0
+
+
 async def test_carrying_over_without_a_look_at_the_box_is_found(
     shelf: Store, photograph: Photograph, quantities: Quantities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,3 +308,16 @@ def test_each_thing_is_matched_with_the_nearest_once() -> None:
     old, new = [at(1, 0), at(2, 3)], [at(3, 3), at(4, 1), at(5, 40)]
 
     assert sorted(carrying.matched(old, new)) == [(0, 1), (1, 0)]
+
+
+def test_the_same_name_is_matched_before_what_was_corrected() -> None:
+    def one(
+        number: int, item: str, left: float, corrected_to: str | None = None
+    ) -> carrying.Sighting:
+        return carrying.Sighting(number, "m", "cam", None, item, box(left), item, corrected_to)
+
+    old = [one(1, "tea", 0, "cocoa")]
+    new = [one(2, "cocoa", 0), one(3, "tea", 2)]
+
+    assert list(carrying.matched(old, new)) == [(0, 1)]
+    assert list(carrying.matched(old, new[:1])) == [(0, 0)]
