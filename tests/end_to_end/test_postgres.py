@@ -45,7 +45,7 @@ def test_uploads_become_stock_and_survive_a_kill(tmp_path: Path) -> None:
             equal = set(threads.map(upload, [0] * 16))
         assert len(equal) == 1, equal
         others = {upload(second) for second in range(1, 5)}
-        with running_worker(tmp_path), running_worker(tmp_path):
+        with running_worker(tmp_path):
             done = server.wait_until_processed()
         assert {row["capture_id"] for row in done} == {name for _, name in equal | others}
         assert [row["error"] for row in done] == [None] * 5

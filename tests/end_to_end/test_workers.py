@@ -75,25 +75,20 @@ def test_workers_process_what_a_server_takes(tmp_path: Path, queue_url: str) -> 
 
 def test_a_killed_workers_picture_is_processed_by_another(tmp_path: Path, queue_url: str) -> None:
     data = tmp_path / "data"
-    with running_server(
-        data,
-        CAPTUREKIT_QUEUE_URL=queue_url,
-        CAPTUREKIT_CONCURRENCY="0",
-        CAPTUREKIT_JOB_LEASE_S="2",
-    ) as server:
+    settings = {
+        "CAPTUREKIT_QUEUE_URL": queue_url,
+        "CAPTUREKIT_JOB_LEASE_S": "2",
+        "CAPTUREKIT_PIPELINE": "tests.slow_steps:hanging",
+        "PYTHONPATH": str(Path.cwd()),
+    }
+    with running_server(data, CAPTUREKIT_CONCURRENCY="0", **settings) as server:
         token = server.add_device("shelf")
-        slow = {
-            "CAPTUREKIT_QUEUE_URL": queue_url,
-            "CAPTUREKIT_JOB_LEASE_S": "2",
-            "CAPTUREKIT_PIPELINE": "tests.slow_steps:hanging",
-            "PYTHONPATH": str(Path.cwd()),
-        }
-        with running_worker(data, **slow) as worker:
+        with running_worker(data, **settings, TEST_HANGS="1") as worker:
             upload(server, token, 1)
             until(lambda: bool(info(server)["active"]["tasks"]), "the worker holds it")  # type: ignore[call-overload]
             worker.send_signal(signal.SIGKILL)
             worker.wait()
-        with running_worker(data, "--queue-url", queue_url):
+        with running_worker(data, **settings):
             (capture,) = server.wait_until_processed()
         assert capture["state"] == "completed"
 
