@@ -121,11 +121,12 @@ def _judge_effects(
         for (job, attempt), count in handed_out.items()
         if count > 1
     }
-    ended = {row.job: row.at for row in reversed(ends)}
+    ended = {row.job: row for row in reversed(ends)}
+    # One that was frozen before it began may begin when it is thawed; its effect is fenced off.
     doubled |= {
         row.job: f"attempt {row.attempt} started after the end was acknowledged"
         for row in starts
-        if row.at > ended.get(row.job, row.at)
+        if (end := ended.get(row.job)) and row.at > end.at and row.attempt >= end.attempt
     }
     findings.doubled = len(doubled)
     findings.wrong += [f"{job}: {what}" for job, what in doubled.items()]
