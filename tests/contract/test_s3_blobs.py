@@ -8,8 +8,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
+import capturekit.blobs.s3 as s3_blobs
 from capturekit.blobs import Blobs, FileBlobs, open_blobs
-from capturekit.blobs import s3 as s3_blobs
 from capturekit.errors import (
     ConfigError,
     StorageReadOnly,

@@ -16,9 +16,6 @@ from capturekit.queue.sql.transaction import Transaction
 AT_ONCE: Final = (100, 10, 1)
 """Jobs that one statement inserts; few sizes, so that each is prepared once."""
 
-NEARLY_FULL: Final = 0.9
-"""From this part of ``max_waiting`` on, those who submit on Postgres go one by one."""
-
 _FREE_LAPSED: Final = Statement(
     """
     UPDATE job SET held_key = NULL
@@ -57,7 +54,8 @@ def _insert(count: int) -> Statement:
 def submit(change: Transaction, jobs: Sequence[Job], max_waiting: int | None) -> list[Submission]:
     """As ``QueueBackend.submit``."""
     if max_waiting is not None:
-        _lock_last_room(change, len(jobs), max_waiting)
+        # Sums do not show what others submit at this moment, so on Postgres they go one by one.
+        lock_names(change.connection, LockKind.ROOM, ["room"])
     free_lapsed_keys(change, {job.unique_key for job in jobs if job.unique_key is not None})
     answers = [answer for part in _parts(jobs) for answer in _submit(change, part)]
     new = [answer.id for answer in answers if answer.is_new]
@@ -115,12 +113,6 @@ def holder(change: Transaction, key: str) -> str | None:
     """The id of the job that holds this unique key."""
     found = _BY_KEY.first(change.connection, names=several(change.connection, [key]))
     return None if found is None else str(found[1])
-
-
-def _lock_last_room(change: Transaction, count: int, max_waiting: int) -> None:
-    # Sums do not show what others submit at this moment; that matters only near the bound.
-    if tally.waiting(change.connection) + count > NEARLY_FULL * max_waiting:
-        lock_names(change.connection, LockKind.ROOM, ["room"])
 
 
 def _insert_all(change: Transaction, jobs: Sequence[Job]) -> Iterator[str]:
