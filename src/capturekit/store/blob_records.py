@@ -13,7 +13,17 @@ from functools import partial
 from typing import Final, TypeVar
 
 import anyio
-from sqlalchemy import Connection, Select, delete, exists, select, text, union, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    select,
+    text,
+    union,
+    update,
+)
 
 from capturekit.blobs import Blobs
 from capturekit.database import Database
@@ -105,20 +115,21 @@ class BlobRecords:
             await anyio.sleep(PAUSE_S)
 
 
-def require_kept(connection: Connection, *shas: str | None) -> None:
-    """Raise BlobDoomed if one of these is being deleted; until the transaction ends none will be.
+def require_kept(connection: Connection, sha256: str | None) -> None:
+    """Raise BlobDoomed if it is being deleted; until the transaction ends it will not be.
 
     In each transaction that makes something need a blob. After ``lock_ledger``, if it takes that.
     """
+    if sha256 is None:
+        return
     if connection.dialect.name == "postgresql":
         connection.execute(_SHARED)
-    given = [sha256 for sha256 in shas if sha256 is not None]
-    found = connection.scalar(
-        select(doomed_blob.c.sha256).where(doomed_blob.c.sha256.in_(given)).limit(1)
-    )
-    if found is not None:
-        raise BlobDoomed(found)
+    if connection.scalar(_DOOMED, {"sha256": sha256}) is not None:
+        raise BlobDoomed(sha256)
 
+
+_DOOMED: Final = select(doomed_blob.c.sha256).where(doomed_blob.c.sha256 == bindparam("sha256"))
+"""Made once: building it anew for each upload took a quarter of the time of a record."""
 
 _SHARED: Final = text("SELECT pg_advisory_xact_lock_shared(1667330677)")
 _ALONE: Final = text("SELECT pg_advisory_xact_lock(1667330677)")
