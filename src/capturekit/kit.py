@@ -27,6 +27,7 @@ from capturekit.errors import (
     StorageCorrupt,
     StorageError,
 )
+from capturekit.events.listeners import Listeners
 from capturekit.events.tellers import Tellers
 from capturekit.executors import Executor, ProcessExecutor
 from capturekit.picture import PictureInfo, verify
@@ -125,6 +126,8 @@ class CaptureKit:
     processing: Processing
     tellers: Tellers
     """Who tells other systems what happened; at work in a server."""
+    on: Listeners
+    """``@kit.on("stock.low")`` before a function: a server tells it what happened."""
     worker: Worker
     pressure: Pressure | None = None
     """How busy a server is; None when limits do not adapt, and in other roles."""
@@ -146,6 +149,7 @@ class CaptureKit:
         self.role = role
         self.pipeline = pipeline or _pipeline(self.settings)
         self.blobs: Blobs = open_blobs(self.settings.blobs)
+        self.on = Listeners()
         self._is_working = is_working
         self._own_handlers = dict(handlers or {})
         self._schedules = schedules
@@ -365,6 +369,7 @@ class CaptureKit:
         )
         tasks = await stack.enter_async_context(anyio.create_task_group())
         if self.role is Role.SERVER:
+            await self.tellers.prepare(self.on)
             await self._take_over()
             sweeper = await stack.enter_async_context(anyio.create_task_group())
             sweeper.start_soon(self._sweep_for_ever)

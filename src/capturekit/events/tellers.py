@@ -1,4 +1,4 @@
-"""What a server runs to tell others: a task for each webhook, one for MQTT, one that forgets."""
+"""What a server runs to tell others: a task for each of them, and one that forgets."""
 
 import logging
 import os
@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from capturekit.errors import CaptureKitError, MissingExtra, StorageError
 from capturekit.events.address import Lookup, resolve
+from capturekit.events.listeners import Listener, Listeners, ListenerTeller
 from capturekit.events.post import Answer, Poster
 from capturekit.events.webhooks import FIRST_PAUSE_S, WebhookTeller
 from capturekit.store import Event, Store, Webhook
@@ -55,6 +56,7 @@ class Tellers:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._listeners: list[Listener] = []
         self._is_alone = is_alone
         self._retention_s = retention_s
         self._clock = clock
@@ -64,6 +66,13 @@ class Tellers:
         self._allow_private = allow_private
         self._lookup = lookup
 
+    async def prepare(self, listeners: Listeners) -> None:
+        """Have ``run`` tell these, too: what happens from now on, or since they had a place."""
+        listeners.is_open = True
+        self._listeners = [*listeners.all.values()]
+        for listener in self._listeners:
+            await self._store.outlets.ensure(listener.outlet)
+
     async def run(self) -> None:
         """Tell until it is cancelled; then others may go on at once."""
         try:
@@ -71,6 +80,14 @@ class Tellers:
                 await self._store.outlets.release_all()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._tell_webhooks)
+                for listener in self._listeners:
+                    teller = ListenerTeller(
+                        listener,
+                        self._store,
+                        holder=self._holder,
+                        first_pause_s=self._first_pause_s,
+                    )
+                    tasks.start_soon(teller.run)
                 if self._mqtt is not None:
                     tasks.start_soon(self._mqtt.run)
                 tasks.start_soon(self._prune)
