@@ -30,6 +30,7 @@ from capturekit.errors import (
 from capturekit.events.listeners import Listeners
 from capturekit.events.tellers import Tellers
 from capturekit.executors import Executor, ProcessExecutor
+from capturekit.measuring import flush_for_ever, measured, outcome_of
 from capturekit.picture import PictureInfo, verify
 from capturekit.pipeline import ProcessingPipeline, load_pipeline
 from capturekit.pressure import Pressure
@@ -46,6 +47,7 @@ from capturekit.store.belonging import require_own
 from capturekit.store.retention import Keeping
 from capturekit.store.schema import metadata as store_metadata
 from capturekit.store.storage import Storage
+from capturekit.telemetry import Telemetry
 from capturekit.worker import Handler, Worker
 
 if TYPE_CHECKING:
@@ -98,6 +100,8 @@ class Upload:
     battery_v: float | None = None
     rssi_dbm: int | None = None
     metadata: dict[str, JsonValue] | None = None
+    via: str = "python"
+    """The way in, for the metrics: ``form``, ``frame``, ``folder`` and so on."""
 
 
 class Reprocessed(NamedTuple):
@@ -129,6 +133,8 @@ class CaptureKit:
     on: Listeners
     """``@kit.on("stock.low")`` before a function: a server tells it what happened."""
     worker: Worker
+    telemetry: Telemetry
+    """What this process counted and has not yet written down."""
     pressure: Pressure | None = None
     """How busy a server is; None when limits do not adapt, and in other roles."""
     new_admin_token: str | None
@@ -150,6 +156,7 @@ class CaptureKit:
         self.pipeline = pipeline or _pipeline(self.settings)
         self.blobs: Blobs = open_blobs(self.settings.blobs)
         self.on = Listeners()
+        self.telemetry = Telemetry()
         self._is_working = is_working
         self._own_handlers = dict(handlers or {})
         self._schedules = schedules
@@ -190,7 +197,8 @@ class CaptureKit:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What runs each kind of job: captures, and the kinds given."""
-        return {**self._own_handlers, JOB_KIND: self.processing.handle}
+        named = {**self._own_handlers, JOB_KIND: self.processing.handle}
+        return {kind: measured(handler, self.telemetry) for kind, handler in named.items()}
 
     async def receive(self, upload: Upload) -> tuple[Capture, bool]:
         """Keep a picture and queue it; returns its capture and whether it was known.
@@ -199,6 +207,18 @@ class CaptureKit:
         the device was revoked, Conflict when the key names another picture, QueueFull, or a
         StorageError; then nothing was kept.
         """
+        try:
+            capture, is_duplicate = await self._receive(upload)
+        except CaptureKitError as error:
+            self.telemetry.count("captures_received", upload.via, outcome_of(error))
+            raise
+        outcome = "duplicate" if is_duplicate else "stored"
+        self.telemetry.count("captures_received", upload.via, outcome)
+        if not is_duplicate:
+            self.telemetry.count("upload_bytes", amount=len(upload.content))
+        return capture, is_duplicate
+
+    async def _receive(self, upload: Upload) -> tuple[Capture, bool]:
         info = await anyio.to_thread.run_sync(self._verify, upload.content)
         enqueue = partial(self._enqueue, is_full=await self._is_full())
 
@@ -331,6 +351,7 @@ class CaptureKit:
                 settings.max_attempts, settings.job_timeout_s, settings.device_concurrency
             ),
             executor=await self._open_executor(stack),
+            telemetry=self.telemetry,
             clock=self._clock,
         )
 
@@ -367,6 +388,7 @@ class CaptureKit:
             clock=self._clock,
             after_failure=self.processing.settle,
         )
+        await self._start_counting(stack)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         if self.role is Role.SERVER:
             await self.tellers.prepare(self.on)
@@ -383,6 +405,13 @@ class CaptureKit:
         if self._is_working and self.settings.concurrency:
             tasks.start_soon(self.worker.run)
         stack.callback(self.worker.stop)
+
+    async def _start_counting(self, stack: AsyncExitStack) -> None:
+        counting = await stack.enter_async_context(anyio.create_task_group())
+        counts_ledger = self.role is Role.SERVER
+        flushing = partial(flush_for_ever, counts_ledger=counts_ledger)
+        counting.start_soon(flushing, self.telemetry, self.store.tallies)
+        stack.callback(counting.cancel_scope.cancel)
 
     async def _take_over(self) -> None:
         """Pick up what an earlier server left behind, however it ended."""

@@ -11,7 +11,7 @@ import pickle
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -58,6 +58,7 @@ from capturekit.store import (
     StockChange,
     Store,
 )
+from capturekit.telemetry import Telemetry
 from capturekit.worker import JobContext
 
 logger = logging.getLogger("capturekit.processing")
@@ -196,8 +197,10 @@ class Processing:
         *,
         limits: JobLimits | None = None,
         executor: Executor | None = None,
+        telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._telemetry = telemetry or Telemetry()
         self._executor = executor or ThreadExecutor()
         # At once, so that one that cannot be sent is no surprise to the first picture.
         self._sent = pipeline if executor is None else _pickled(pipeline)
@@ -351,8 +354,11 @@ class Processing:
         captures = self._store.captures
         try:
             await captures.start(capture_id, series, context.attempt)
-            record, thumbnail = await self._run(await captures.get(capture_id))
+            capture = await captures.get(capture_id)
+            self._note_wait(capture, context)
+            record, thumbnail = await self._run(capture)
             await self._finish(capture_id, (series, context.attempt), record, thumbnail)
+            self._note_end(capture, record)
             run = await captures.current_run(capture_id)
         except LeaseLost as error:
             raise Permanent("a newer job processes this capture") from error
@@ -364,6 +370,18 @@ class Processing:
             "capture_id": capture_id,
             "observation_ids": list(run.observation_ids if run else ()),
         }
+
+    def _note_wait(self, capture: Capture, context: JobContext) -> None:
+        if context.attempt == 1 and not capture.series:
+            wait_s = self._clock() - capture.received_at
+            self._telemetry.time("job_queue_wait_seconds", wait_s, context.job.queue)
+
+    def _note_end(self, capture: Capture, record: RunRecord) -> None:
+        for name, took_s in _step_times(record.result):
+            self._telemetry.time("step_duration_seconds", took_s, name)
+        if not capture.series:
+            lag_s = self._clock() - capture.received_at
+            self._telemetry.time("capture_to_stock_seconds", lag_s)
 
     async def _finish(
         self, capture_id: str, fence: tuple[int, int], record: RunRecord, thumbnail: bytes | None
@@ -558,6 +576,14 @@ def _failure(error: RunError) -> Exception:
     if isinstance(error.cause, Permanent):
         return StepGaveUp(message, error.step)
     return StepFailed(message, error.step)
+
+
+def _step_times(found: dict[str, JsonValue]) -> Iterator[tuple[str, float]]:
+    """Name and seconds of each step that a run took."""
+    steps = found.get("steps")
+    for step in steps if isinstance(steps, list) else ():
+        if isinstance(step, dict) and isinstance(step.get("ms"), int | float):
+            yield str(step.get("name")), float(str(step["ms"])) / 1000
 
 
 def _carried_from(run: Run) -> str | None:

@@ -38,6 +38,7 @@ from capturekit.store.stock import (
     StockSort,
     Why,
 )
+from capturekit.store.telemetry import Tallies
 from capturekit.store.webhooks import Attempt as WebhookAttempt
 from capturekit.store.webhooks import Webhook, Webhooks
 
@@ -101,6 +102,7 @@ __all__ = [
     "StockRow",
     "StockSort",
     "Store",
+    "Tallies",
     "WaitsFor",
     "Webhook",
     "WebhookAttempt",
@@ -127,6 +129,7 @@ class Store:
         self.outbox = Outbox(database, clock)
         self.outlets = Outlets(database, clock)
         self.figures = Figures(database)
+        self.tallies = Tallies(database)
         self.blob_records = BlobRecords(database, clock)
         # What it writes here may be told; it wakes those who tell.
         noticing = Noticing(database, self.outbox.ring)

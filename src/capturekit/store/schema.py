@@ -23,6 +23,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     UniqueConstraint,
@@ -494,6 +495,17 @@ installation = Table(
     Column("value", NAME, nullable=False),
 )
 """Facts about this database as a whole, such as which blobs belong to it."""
+
+telemetry = Table(
+    "telemetry",
+    metadata,
+    Column("name", NAME, nullable=False),
+    Column("labels", NAME, nullable=False),
+    Column("bucket", Integer, nullable=False),
+    Column("sum", Float, nullable=False),
+    PrimaryKeyConstraint("name", "labels", "bucket"),
+)
+"""What all processes counted. Bucket -1 is the count itself, or the sum of what was timed."""
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[dict[str, object]]) -> None:

@@ -1,0 +1,21 @@
+"""What running it in earnest needs: the sums of what all processes count."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+NAME = sa.Text().with_variant(sa.dialects.postgresql.TEXT(collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    """Make what is new."""
+    op.create_table(
+        "telemetry",
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("labels", NAME, nullable=False),
+        sa.Column("bucket", sa.Integer, nullable=False),
+        sa.Column("sum", sa.Float, nullable=False),
+        sa.PrimaryKeyConstraint("name", "labels", "bucket", name="pk_telemetry"),
+    )
