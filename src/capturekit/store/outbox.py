@@ -49,6 +49,9 @@ PRUNED_AT_ONCE: Final = 5000
 
 DAY_S: Final = 86400.0
 
+HEARD_OF_S: Final = 300.0
+"""Seconds after which an outlet that no process holds is not waited for by the lag."""
+
 _TOLD: Final = "capturekit.outbox"
 """Marks a connection whose work wrote an event."""
 
@@ -144,6 +147,10 @@ class Outbox:
     async def before(self, at: float) -> int:
         """The number after which the events since this time begin, in seconds since 1970."""
         return await self._database.read(partial(before, at=at))
+
+    async def lag_s(self) -> float:
+        """Seconds since the oldest event that an outlet at work has not told; 0 when all are."""
+        return await self._database.read(partial(_lag_s, now=self._clock()))
 
     async def wait(self, seq: int, timeout_s: float) -> bool:
         """Until there is an event past this number; False when there was none in time.
@@ -293,6 +300,15 @@ def _prune(connection: Connection, now: float, older_than_s: float) -> int:
     last = min(old[-1] if old else 0, newest(connection) - 1 if told is None else told)
     last = min(last, newest(connection) - 1)
     return connection.execute(delete(event).where(event.c.seq <= last)).rowcount
+
+
+def _lag_s(connection: Connection, now: float) -> float:
+    told = _told_by_all(connection, now, HEARD_OF_S)
+    if told is None:
+        return 0.0
+    untold = select(event.c.recorded_at).where(event.c.seq > told).order_by(event.c.seq).limit(1)
+    oldest = connection.scalar(untold)
+    return 0.0 if oldest is None else max(0.0, now - oldest)
 
 
 def _told_by_all(connection: Connection, now: float, older_than_s: float) -> int | None:

@@ -138,6 +138,7 @@ def create_app(kit: CaptureKit) -> Starlette:
         exception_handlers=problems.HANDLERS,
     )
     app.state.kit = kit
+    app.state.templates = {endpoint: path for _, path, endpoint in ROUTES}
     app.state.limiters = limiters
     app.state.streams = Streams()
     return app

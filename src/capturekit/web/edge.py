@@ -57,6 +57,7 @@ class Edge:
                 response = problem_response(Request(scope), as_problem(error))
                 await response(scope, exchange.receive, exchange.send)
         exchange.log()
+        exchange.time()
 
 
 _NUL: Final = Problem(422, "invalid-input", "nothing has a NUL character in its name")
@@ -65,6 +66,14 @@ _NUL: Final = Problem(422, "invalid-input", "nothing has a NUL character in its 
 def _has_nul(scope: Scope) -> bool:
     """Whether something is asked for by a name that Postgres cannot even look up."""
     return "\0" in scope["path"] or b"%00" in scope["query_string"]
+
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _method(scope: Scope) -> str:
+    """One of a few: a client may make up any number of methods."""
+    return scope["method"] if scope["method"] in _METHODS else "other"
 
 
 class _Exchange:
@@ -107,6 +116,16 @@ class _Exchange:
     def _is_asking_first(self) -> bool:
         """The client waits for ``100 Continue`` and has sent no body yet."""
         return (b"expect", b"100-continue") in self._scope["headers"]
+
+    def time(self) -> None:
+        """Note how long it took, by the route's template: a path may name a device."""
+        app = self._scope.get("app")
+        if app is None or not hasattr(app.state, "templates"):
+            return
+        route = app.state.templates.get(self._scope.get("endpoint"), "other")
+        took_s = time.perf_counter() - self._started_at
+        labels = (route, _method(self._scope), str(self.status or 499))
+        app.state.kit.telemetry.time("http_request_duration_seconds", took_s, *labels)
 
     def log(self) -> None:
         state = self._scope["state"]

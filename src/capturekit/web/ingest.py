@@ -75,6 +75,7 @@ def _upload(request: Request, form: Form, device_id: str) -> Upload:
         battery_v=_number(form.text("battery_v")),
         rssi_dbm=_integer(form.text("rssi")),
         metadata=_metadata(form.text("metadata")),
+        via="form",
     )
 
 
