@@ -11,7 +11,7 @@ import nox
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SERVER_LIBRARIES = ("sqlalchemy", "starlette", "uvicorn", "alembic")
-EXTRAS = "server,redis,postgres,s3,heic,onnx,vision,mqtt"
+EXTRAS = "server,redis,postgres,s3,heic,onnx,vision,mqtt,otel"
 """Those that any test needs."""
 TESTED = f".[{EXTRAS}]"
 
@@ -102,8 +102,8 @@ def tests_all(session: nox.Session) -> None:
     session.run(
         "python",
         "-c",
-        "import aiomqtt, httpx2, obstore, onnxruntime, pillow_heif, psycopg, psycopg_pool, redis, "
-        "sqlalchemy, starlette, taskiq, taskiq_redis, uvicorn",
+        "import aiomqtt, httpx2, obstore, onnxruntime, opentelemetry.sdk, pillow_heif, psycopg, "
+        "psycopg_pool, redis, sqlalchemy, starlette, taskiq, taskiq_redis, uvicorn",
     )
     session.run("pytest", "tests/unit", "tests/contract", *session.posargs)
 

@@ -48,6 +48,7 @@ from capturekit.store.retention import Keeping
 from capturekit.store.schema import metadata as store_metadata
 from capturekit.store.storage import Storage
 from capturekit.telemetry import Telemetry
+from capturekit.tracing import carried, span
 from capturekit.worker import Handler, Worker
 
 if TYPE_CHECKING:
@@ -208,7 +209,8 @@ class CaptureKit:
         StorageError; then nothing was kept.
         """
         try:
-            capture, is_duplicate = await self._receive(upload)
+            with span("receive", device=upload.device_id, bytes=len(upload.content)):
+                capture, is_duplicate = await self._receive(upload)
         except CaptureKitError as error:
             self.telemetry.count("captures_received", upload.via, outcome_of(error))
             raise
@@ -220,7 +222,8 @@ class CaptureKit:
 
     async def _receive(self, upload: Upload) -> tuple[Capture, bool]:
         info = await anyio.to_thread.run_sync(self._verify, upload.content)
-        enqueue = partial(self._enqueue, is_full=await self._is_full())
+        trace = carried()
+        enqueue = partial(self._enqueue, is_full=await self._is_full(), trace=trace)
 
         async def record(sha256: str) -> tuple[Capture, bool, str]:
             new = _new_capture(upload, sha256, info)
@@ -232,7 +235,7 @@ class CaptureKit:
         if capture.sha256 != sha256:
             raise Conflict(f"key {upload.key!r} names another picture of {upload.device_id}")
         if not is_duplicate:
-            await self._wake(capture)
+            await self._wake(capture, trace)
         return capture, is_duplicate
 
     def keeping(
@@ -266,6 +269,10 @@ class CaptureKit:
     async def database_revision(self) -> str | None:
         """The revision of the database's schema."""
         return await migrations.revision(self._database)
+
+    async def require_head(self) -> None:
+        """Raise DatabaseTooOld or DatabaseTooNew when the schema is not this version's."""
+        await migrations.require_head(self._database)
 
     async def database_bytes(self) -> int:
         """Size of the database with its write-ahead log."""
@@ -489,19 +496,26 @@ class CaptureKit:
             return False
         return depth[JobState.QUEUED] + depth[JobState.SCHEDULED] >= limit
 
-    def _enqueue(self, connection: Connection, capture: Capture, *, is_full: bool) -> None:
+    def _enqueue(
+        self,
+        connection: Connection,
+        capture: Capture,
+        *,
+        is_full: bool,
+        trace: Mapping[str, str],
+    ) -> None:
         """In the transaction that stores the capture: there is no capture without its job."""
         if is_full:
             raise QueueFull(self.settings.max_queued or 0)
         if self._is_transactional and isinstance(self.queue, SqlQueue):
-            self.queue.submit_within(connection, [self.processing.job(capture)])
+            self.queue.submit_within(connection, [self.processing.job(capture, trace=trace)])
 
-    async def _wake(self, capture: Capture) -> None:
+    async def _wake(self, capture: Capture, trace: Mapping[str, str]) -> None:
         if self._is_transactional and isinstance(self.queue, SqlQueue):
             self.queue.notify()
             return
         try:
-            await self.queue.submit(self.processing.job(capture))
+            await self.queue.submit(self.processing.job(capture, trace=trace))
         except StorageError as error:
             # The capture is kept, and that is what was acknowledged.
             self._is_behind.set()

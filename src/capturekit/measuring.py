@@ -18,6 +18,7 @@ from capturekit.errors import (
     RateLimited,
     StorageError,
 )
+from capturekit.logs import about
 from capturekit.store import Tallies
 from capturekit.telemetry import Telemetry
 from capturekit.worker import Handler, JobContext
@@ -48,7 +49,8 @@ def measured(handler: Handler, telemetry: Telemetry) -> Handler:
     async def handle(context: JobContext) -> JsonValue:
         started, outcome = time.perf_counter(), "cancelled"
         try:
-            answer = await handler(context)
+            with about(job=context.job.id):
+                answer = await handler(context)
             outcome = "succeeded"
         except RateLimited:
             outcome = "put_off"

@@ -36,6 +36,7 @@ from capturekit.errors import (
 )
 from capturekit.executors import Executor, ThreadExecutor, should_stop
 from capturekit.frame import Observation, Reference
+from capturekit.logs import about
 from capturekit.pipeline import ProcessingPipeline, Result, RunError
 from capturekit.queue.base import (
     CancelOutcome,
@@ -59,6 +60,7 @@ from capturekit.store import (
     Store,
 )
 from capturekit.telemetry import Telemetry
+from capturekit.tracing import continued, note, span
 from capturekit.worker import JobContext
 
 logger = logging.getLogger("capturekit.processing")
@@ -212,8 +214,17 @@ class Processing:
         self._clock = clock
         self._submitting = anyio.Lock()
 
-    def job(self, capture: Capture, *, batch: str | None = None) -> Job:
-        """The job that processes this capture in its present attempt series."""
+    def job(
+        self,
+        capture: Capture,
+        *,
+        batch: str | None = None,
+        trace: Mapping[str, str] | None = None,
+    ) -> Job:
+        """The job that processes this capture in its present attempt series.
+
+        It goes on with the ``trace`` in which the capture was received.
+        """
         return Job(
             id=f"{capture.id}.{self._pipeline.fingerprint[:12]}.{capture.series}",
             kind=JOB_KIND,
@@ -221,6 +232,7 @@ class Processing:
                 "capture_id": capture.id,
                 "series": capture.series,
                 "fingerprint": self._pipeline.fingerprint,
+                **({"trace": dict(trace)} if trace else {}),
             },
             priority=BACKFILL_PRIORITY if batch else 0,
             retry=RetryPolicy(max_attempts=self._limits.max_attempts),
@@ -345,6 +357,15 @@ class Processing:
 
         Raises WrongPipeline, which hands the job back, when it was made for another pipeline.
         """
+        capture_id = str(context.job.payload["capture_id"])
+        with (
+            about(capture=capture_id),
+            continued(_trace_of(context)),
+            span("process", capture=capture_id, attempt=context.attempt),
+        ):
+            return await self._handle(context)
+
+    async def _handle(self, context: JobContext) -> JsonValue:
         own = self._pipeline.fingerprint
         # Jobs of before 0.1 name none.
         if (wanted := str(context.job.payload.get("fingerprint", own))) != own:
@@ -377,8 +398,11 @@ class Processing:
             self._telemetry.time("job_queue_wait_seconds", wait_s, context.job.queue)
 
     def _note_end(self, capture: Capture, record: RunRecord) -> None:
+        begun_at = record.started_at
         for name, took_s in _step_times(record.result):
             self._telemetry.time("step_duration_seconds", took_s, name)
+            note(f"step {name}", begun_at, took_s)
+            begun_at += took_s
         if not capture.series:
             lag_s = self._clock() - capture.received_at
             self._telemetry.time("capture_to_stock_seconds", lag_s)
@@ -388,7 +412,8 @@ class Processing:
     ) -> None:
         async def finish(sha256: str | None) -> None:
             shown = dataclasses.replace(record, thumbnail=sha256)
-            await self._store.captures.finish(capture_id, *fence, shown)
+            with span("ledger"):
+                await self._store.captures.finish(capture_id, *fence, shown)
 
         if thumbnail is None:
             await finish(None)
@@ -576,6 +601,11 @@ def _failure(error: RunError) -> Exception:
     if isinstance(error.cause, Permanent):
         return StepGaveUp(message, error.step)
     return StepFailed(message, error.step)
+
+
+def _trace_of(context: JobContext) -> dict[str, str]:
+    trace = context.job.payload.get("trace")
+    return {name: str(value) for name, value in trace.items()} if isinstance(trace, dict) else {}
 
 
 def _step_times(found: dict[str, JsonValue]) -> Iterator[tuple[str, float]]:

@@ -136,6 +136,9 @@ class Settings(BaseSettings):
     """Seconds that running jobs get to finish after SIGTERM, before they are handed back."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged to standard error."""
+    log_format: Literal["console", "json"] = "console"
+    """How lines are logged: for people, or a JSON object a line with the ids of request, capture
+    and job."""
     redis_url: SecretStr | None = None
     """Redis or Valkey server in which rate limits are kept, so that several servers share them:
     ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``. While

@@ -49,9 +49,10 @@ def with_kit(
     return anyio.run(run)
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(settings: "Settings") -> None:
     """Log lines on standard error; a library leaves that to its host, a command is the host."""
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
+    from capturekit.logs import handler
+
+    lines = handler(is_json=settings.log_format == "json")
+    logging.basicConfig(level=settings.log_level, handlers=[lines], force=True)
     logging.getLogger("alembic").setLevel("WARNING")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import click
 
+from capturekit import tracing
 from capturekit.cli.options import data_option, log_to_stderr
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ def serve(data_dir: Path | None, host: str | None, port: int | None) -> None:
     from capturekit.settings import Settings
 
     settings = Settings.load(data_dir=data_dir, host=host, port=port)
-    log_to_stderr(settings.log_level)
-    anyio.run(_serve, settings, backend_options={"use_uvloop": True})
+    log_to_stderr(settings)
+    with tracing.start("capturekit-server"):
+        anyio.run(_serve, settings, backend_options={"use_uvloop": True})
 
 
 async def _serve(settings: "Settings") -> None:
@@ -80,8 +82,9 @@ def worker(child_max_mb: int | None, until_empty: bool, **options: object) -> No
 
     max_memory = None if child_max_mb is None else child_max_mb * 2**20
     settings = Settings.load(**options, child_max_memory_bytes=max_memory)
-    log_to_stderr(settings.log_level)
-    anyio.run(_work, settings, until_empty, backend_options={"use_uvloop": True})
+    log_to_stderr(settings)
+    with tracing.start("capturekit-worker"):
+        anyio.run(_work, settings, until_empty, backend_options={"use_uvloop": True})
 
 
 async def _work(settings: "Settings", until_empty: bool) -> None:

@@ -14,6 +14,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from capturekit.logs import about
+from capturekit.tracing import continued, span
 from capturekit.web.problems import Problem, as_problem, problem_response
 
 logger = logging.getLogger("capturekit.web")
@@ -48,7 +50,12 @@ class Edge:
         exchange = _Exchange(scope, receive, send)
         app = problem_response(Request(scope), _NUL) if _has_nul(scope) else self._app
         try:
-            await app(scope, exchange.receive, exchange.send)
+            with (
+                about(request=scope["state"]["request_id"]),
+                continued(_traced(scope)),
+                span(f"{_method(scope)} request", request=scope["state"]["request_id"]),
+            ):
+                await app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             scope["state"]["refusal"] = "the client went away"
         except Exception as error:  # noqa: BLE001  # the last resort: told, and logged below
@@ -66,6 +73,14 @@ _NUL: Final = Problem(422, "invalid-input", "nothing has a NUL character in its 
 def _has_nul(scope: Scope) -> bool:
     """Whether something is asked for by a name that Postgres cannot even look up."""
     return "\0" in scope["path"] or b"%00" in scope["query_string"]
+
+
+def _traced(scope: Scope) -> dict[str, str]:
+    """W3C's trace headers of whoever asks."""
+    names = (b"traceparent", b"tracestate")
+    return {
+        name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in names
+    }
 
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -135,16 +150,23 @@ class _Exchange:
         level = logging.ERROR if cause else logging.INFO
         # A known storage error is told in its line; anything else needs its traceback.
         is_unexpected = self.status in (None, 500) and cause is not None
+        told = {
+            "method": self._scope["method"],
+            "path": self._scope["raw_path"].decode("latin-1"),
+            "status": self.status or "-",
+            "ms": round(milliseconds, 1),
+            "client": client,
+            "request": state["request_id"],
+        }
+        if "capture_id" in state:
+            told["capture"] = state["capture_id"]
         logger.log(
             level,
-            "%s %s %s %.1f ms %s id=%s%s%s",
-            self._scope["method"],
-            self._scope["raw_path"].decode("latin-1"),
-            self.status or "-",
-            milliseconds,
-            client,
-            state["request_id"],
+            "%s %s %s %s ms %s id=%s%s%s%s",
+            *(told[name] for name in ("method", "path", "status", "ms", "client", "request")),
+            f" capture={told['capture']}" if "capture" in told else "",
             f" {state['refusal']}" if "refusal" in state else "",
             f" cause: {cause}" if cause else "",
             exc_info=cause if is_unexpected else None,
+            extra={"fields": told},
         )

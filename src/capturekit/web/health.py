@@ -22,7 +22,7 @@ async def livez(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """200 when the database, the queue and the blob folder work, else 503 with what does not."""
+    """200 when database, schema, queue and blobs work, else 503 with what does not."""
     kit = kit_of(request)
     checks = {name: await _check(check, kit) for name, check in _CHECKS.items()}
     is_ready = all(answer == "ok" for answer in checks.values())
@@ -54,4 +54,14 @@ async def _blobs(kit: CaptureKit) -> object:
     return None
 
 
-_CHECKS: Final = {"database": _database, "queue": _queue, "blobs": _blobs}
+async def _migrations(kit: CaptureKit) -> object:
+    await kit.require_head()
+    return None
+
+
+_CHECKS: Final = {
+    "database": _database,
+    "migrations": _migrations,
+    "queue": _queue,
+    "blobs": _blobs,
+}

@@ -36,6 +36,7 @@ async def ingest(request: Request) -> Response:
     upload = _upload(request, form, _device_of(principal, form))
     await admit(request, principal)
     capture, is_duplicate = await kit.receive(upload)
+    request.state.capture_id = capture.id
     return JSONResponse(
         {
             "status": "stored",
