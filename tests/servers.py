@@ -71,7 +71,7 @@ class Server:
             with self._logged:
                 self.log.append(line)
                 self._logged.notify_all()
-            if found := re.fullmatch(r"capturekit listening on (http://\S+)\n", line):
+            if found := re.fullmatch(r"capturekit listening on (https?://\S+)\n", line):
                 self.url = found[1]
                 is_listening.set()
         is_listening.set()

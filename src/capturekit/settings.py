@@ -71,6 +71,15 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port to listen on; 0 takes a free one and says which."""
+    tls_cert: Path | None = None
+    """PEM file with the server's certificate and those between it and its root; with tls_key the
+    server speaks HTTPS."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's key."""
+    plain_http: bool = False
+    """Acknowledges that an address other than this host's is served without TLS and without a
+    trusted proxy: whoever is on the way reads tokens and pictures. Else such a server does not
+    start."""
     queue_url: SecretStr = SecretStr("sql://")
     """Where jobs are kept. ``sql://``: in the database, with the captures. ``redis://HOST:PORT/DB``
     (also ``rediss``, ``unix``, ``valkey``, and ``+sentinel`` or ``+cluster`` after them):

@@ -32,15 +32,18 @@ def serve(data_dir: Path | None, host: str | None, port: int | None) -> None:
 
 async def _serve(settings: "Settings") -> None:
     from capturekit.kit import CaptureKit
+    from capturekit.web.exposure import require_safe
     from capturekit.web.server import address_of, listening
     from capturekit.web.server import serve as serve_kit
 
+    require_safe(settings)
     host, port = settings.host, settings.port
     # The port first: a token that is shown once is not shown by a start that then fails.
     with listening(host, port) as listener:
         async with CaptureKit(settings) as kit:
             _show_new_token(kit)
-            line = f"capturekit listening on {address_of(listener, host)}"
+            address = address_of(listener, host, is_tls=settings.tls_cert is not None)
+            line = f"capturekit listening on {address}"
             await serve_kit(kit, listener, on_ready=lambda: click.echo(line, err=True))
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -34,7 +35,10 @@ async def serve(
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=kit.settings.tls_cert,
+        ssl_keyfile=kit.settings.tls_key,
     )
+    _load(config)
     server = _Server(config, on_ready)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, server, app.state.streams)
@@ -42,6 +46,15 @@ async def serve(
         for limiter in app.state.limiters.values():
             await limiter.aclose()
         tasks.cancel_scope.cancel()
+
+
+def _load(config: uvicorn.Config) -> None:
+    """Read the TLS files, too. Raises ConfigError when they cannot be."""
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        files = f"{config.ssl_certfile}, {config.ssl_keyfile}"
+        raise ConfigError(f"the TLS files {files} cannot be used: {error}") from error
 
 
 @contextmanager
@@ -84,7 +97,7 @@ async def _stop_on_signal(server: uvicorn.Server, streams: Streams) -> None:
             streams.close()
 
 
-def address_of(listener: socket.socket, host: str) -> str:
+def address_of(listener: socket.socket, host: str, *, is_tls: bool = False) -> str:
     """The URL of what listens there."""
-    port = listener.getsockname()[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    name = f"[{host}]" if ":" in host else host
+    return f"{'https' if is_tls else 'http'}://{name}:{listener.getsockname()[1]}"
