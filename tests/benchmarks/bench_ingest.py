@@ -7,7 +7,8 @@ gain by either: the line of one sync tells. Beside each rate is the CPU time of 
 that, and not the disk, sets the rate, other work on the machine hides what grouping gains.
 
 Run: ``python tests/benchmarks/bench_ingest.py``, with ``--http`` for whole uploads over HTTP,
-``--folder`` for another disk than that of the temporary files.
+``--folder`` for another disk than that of the temporary files, ``--sync-ms 2`` to let each sync
+take so much longer, as on a slow disk or card: made up, and the table's head says so.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,7 +26,7 @@ from typing import Final, NamedTuple
 import anyio
 import httpx2
 
-from capturekit.database import sqlite
+from capturekit.database import Connection, sqlite
 from capturekit.kit import CaptureKit, Upload
 from capturekit.settings import Settings
 from capturekit.web.server import address_of, listening, serve
@@ -56,6 +58,32 @@ def one_commit_each() -> Iterator[None]:
         yield
     finally:
         sqlite.MAX_GROUP = most  # type: ignore[misc]
+
+
+@contextmanager
+def slow_syncs(wait_ms: float) -> Iterator[None]:
+    """Each sync of a blob, of its folder and of a commit takes so much longer."""
+    fsync, commit = os.fsync, sqlite.SqliteDatabase._run_group  # noqa: SLF001
+
+    def slow_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        time.sleep(wait_ms / 1000)
+
+    def slow_group(
+        self: sqlite.SqliteDatabase, connection: Connection, group: list[sqlite._Write[object]]
+    ) -> None:
+        commit(self, connection, group)
+        if group[0].is_synced:
+            time.sleep(wait_ms / 1000)
+
+    if wait_ms:
+        os.fsync = slow_fsync  # type: ignore[assignment]
+        sqlite.SqliteDatabase._run_group = slow_group  # type: ignore[method-assign]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        os.fsync = fsync
+        sqlite.SqliteDatabase._run_group = commit  # type: ignore[method-assign]  # noqa: SLF001
 
 
 @contextmanager
@@ -165,8 +193,11 @@ def sync_ms(folder: Path) -> float:
     return 1000 * statistics.median(took)
 
 
-async def compare(folder: Path, *, over_http: bool, rounds: int) -> None:
-    print(f"one sync {sync_ms(folder):.2f} ms; {len(PICTURE) // 1024} KB a picture")
+async def compare(folder: Path, *, over_http: bool, rounds: int, wait_ms: float) -> None:
+    print(
+        f"one sync {sync_ms(folder):.2f} ms, of which {wait_ms:g} ms are made up; "
+        f"{len(PICTURE) // 1024} KB a picture"
+    )
     print(f"{'clients':>7}" + "".join(f"{name:>20}" for name in WAYS) + "   ours by each")
     async with AsyncExitStack() as stack:
         kits = {
@@ -205,10 +236,17 @@ def main() -> None:
     parser.add_argument("--http", action="store_true")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--sync-ms", type=float, default=0.0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        run = lambda: compare(Path(folder), over_http=options.http, rounds=options.rounds)  # noqa: E731
-        anyio.run(run)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, slow_syncs(options.sync_ms):
+        run = partial(
+            compare,
+            Path(folder),
+            over_http=options.http,
+            rounds=options.rounds,
+            wait_ms=options.sync_ms,
+        )
+        anyio.run(run, backend_options={"use_uvloop": True})
 
 
 if __name__ == "__main__":

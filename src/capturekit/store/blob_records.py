@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from capturekit.blobs import Blobs
 from capturekit.database import Database
+from capturekit.database.prepared import Prepared
 from capturekit.errors import BlobDoomed, StorageBusy
 from capturekit.store.schema import capture, doomed_blob, insert_new, installation, run
 
@@ -124,12 +125,13 @@ def require_kept(connection: Connection, sha256: str | None) -> None:
         return
     if connection.dialect.name == "postgresql":
         connection.execute(_SHARED)
-    if connection.scalar(_DOOMED, {"sha256": sha256}) is not None:
+    if _DOOMED.first(connection, sha256=sha256) is not None:
         raise BlobDoomed(sha256)
 
 
-_DOOMED: Final = select(doomed_blob.c.sha256).where(doomed_blob.c.sha256 == bindparam("sha256"))
-"""Made once: building it anew for each upload took a quarter of the time of a record."""
+_DOOMED: Final = Prepared(
+    select(doomed_blob.c.sha256).where(doomed_blob.c.sha256 == bindparam("sha256"))
+)
 
 _SHARED: Final = text("SELECT pg_advisory_xact_lock_shared(1667330677)")
 _ALONE: Final = text("SELECT pg_advisory_xact_lock(1667330677)")

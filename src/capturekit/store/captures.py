@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pydantic import JsonValue
 from sqlalchemy import (
@@ -17,7 +17,6 @@ from sqlalchemy import (
     Connection,
     Float,
     Integer,
-    RowMapping,
     Select,
     and_,
     bindparam,
@@ -29,6 +28,7 @@ from sqlalchemy import (
 )
 
 from capturekit.database import Database
+from capturekit.database.prepared import Prepared
 from capturekit.errors import Conflict, LeaseLost, NotAuthorized, Unknown
 from capturekit.store import devices, reprocessing, runs, telling
 from capturekit.store.blob_records import require_kept
@@ -254,10 +254,13 @@ class Captures:
 
 def get(connection: Connection, id: str) -> Capture:
     """The capture; raises Unknown."""
-    row = connection.execute(select(capture).where(capture.c.id == id)).mappings().one_or_none()
+    row = _CAPTURE.mapping(connection, wanted=id)
     if row is None:
         raise Unknown("capture", id)
     return _capture(row)
+
+
+_CAPTURE: Final = Prepared(select(capture).where(capture.c.id == bindparam("wanted")))
 
 
 def next_series(connection: Connection, id: str) -> Capture:
@@ -276,17 +279,19 @@ def next_series(connection: Connection, id: str) -> Capture:
     return get(connection, id)
 
 
-def _capture(row: RowMapping) -> Capture:
+def _capture(row: Mapping[str, Any]) -> Capture:
     values = dict(row)
     values["flags"] = tuple(row["flags"])
     values["state"] = CaptureState(row["state"])
     return Capture(**values)
 
 
-_KNOWN: Final = select(capture.c.id).where(
-    capture.c.device_id == bindparam("device"), capture.c.key == bindparam("key")
+_KNOWN: Final = Prepared(
+    select(capture.c.id).where(
+        capture.c.device_id == bindparam("device"), capture.c.key == bindparam("key")
+    )
 )
-_TOUCH: Final = (
+_TOUCH: Final = Prepared(
     update(device)
     .where(device.c.id == bindparam("device"))
     .values(
@@ -295,7 +300,9 @@ _TOUCH: Final = (
         rssi=func.coalesce(bindparam("told_rssi", type_=Integer), device.c.rssi),
     )
 )
-"""Made once: building them anew took half of the time of a record."""
+_INSERT: Final = Prepared(
+    capture.insert().values({column: bindparam(column.name) for column in capture.c})
+)
 
 
 def _record(
@@ -303,14 +310,13 @@ def _record(
 ) -> tuple[Capture, bool]:
     _authorize(connection, new.device_id, by)
     _touch(connection, new, at)
-    known = connection.scalar(_KNOWN, {"device": new.device_id, "key": new.key})
+    known: str | None = _KNOWN.scalar(connection, device=new.device_id, key=new.key)
     if known is not None:
         return get(connection, known), True
     require_kept(connection, new.sha256)
     recorded = _received(new, at)
     values = {field.name: getattr(recorded, field.name) for field in fields(recorded)}
-    # Values apart from the statement, which is then the same each time.
-    connection.execute(capture.insert(), values | {"flags": list(recorded.flags)})
+    _INSERT.count(connection, **values | {"flags": list(recorded.flags)})
     enqueue(connection, recorded)
     return recorded, False
 
@@ -327,7 +333,7 @@ def _authorize(connection: Connection, device_id: str, by: Principal | None) -> 
 
 def _touch(connection: Connection, new: NewCapture, at: float) -> None:
     told = {"at": at, "told_battery_v": new.battery_v, "told_rssi": new.rssi}
-    connection.execute(_TOUCH, {"device": new.device_id, **told})
+    _TOUCH.count(connection, device=new.device_id, **told)
 
 
 def _received(new: NewCapture, at: float) -> Capture:
@@ -358,7 +364,7 @@ def _new_id(at: float) -> str:
 
 
 def _page(connection: Connection, query: Select[tuple[object, ...]], limit: int) -> Page[Capture]:
-    found = [_capture(row) for row in connection.execute(query.limit(limit + 1)).mappings()]
+    found = [_capture({**row}) for row in connection.execute(query.limit(limit + 1)).mappings()]
     return Page(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
 
 
@@ -395,22 +401,29 @@ def _due(connection: Connection, limit: int, after: str | None) -> list[Capture]
     query = select(capture).where(capture.c.state.in_(states)).order_by(capture.c.id).limit(limit)
     if after is not None:
         query = query.where(capture.c.id > after)
-    return [_capture(row) for row in connection.execute(query).mappings()]
+    return [_capture({**row}) for row in connection.execute(query).mappings()]
 
 
 def _start(connection: Connection, id: str, series: int, attempt: int) -> Capture:
     get(connection, id)
-    moved = connection.execute(
-        update(capture)
-        .where(
-            capture.c.id == id,
-            tuple_(capture.c.series, capture.c.attempt) < tuple_(series, attempt),
-        )
-        .values(series=series, attempt=attempt, state=CaptureState.PROCESSING)
-    )
-    if not moved.rowcount:
+    if not _START.count(connection, wanted=id, to_series=series, to_attempt=attempt):
         raise LeaseLost(f"capture {id}: attempt {attempt} of series {series} comes too late")
     return get(connection, id)
+
+
+_START: Final = Prepared(
+    update(capture)
+    .where(
+        capture.c.id == bindparam("wanted"),
+        tuple_(capture.c.series, capture.c.attempt)
+        < tuple_(bindparam("to_series", type_=Integer), bindparam("to_attempt", type_=Integer)),
+    )
+    .values(
+        series=bindparam("to_series", type_=Integer),
+        attempt=bindparam("to_attempt", type_=Integer),
+        state=CaptureState.PROCESSING,
+    )
+)
 
 
 def _finish(
@@ -464,20 +477,32 @@ def _leave(
     """End this attempt's hold on the capture."""
     get(connection, id)
     series, attempt = fence
-    held = update(capture).where(
-        capture.c.id == id,
-        _is_held(state),
-        capture.c.series == series,
-        capture.c.attempt == attempt,
-    )
-    if not connection.execute(held.values(state=state, error=error and dict(error))).rowcount:
+    left = _LEAVE_FAILED if state is CaptureState.FAILED else _LEAVE
+    told = {"to_state": state, "to_error": error and dict(error)}
+    if not left.count(connection, wanted=id, of_series=series, of_attempt=attempt, **told):
         raise LeaseLost(f"capture {id} is not held by attempt {attempt} of series {series}")
 
 
-def _is_held(state: CaptureState) -> ColumnElement[bool]:
-    """Whether the capture may be left for ``state``: it is processed, or will never be."""
-    is_processing = capture.c.state == CaptureState.PROCESSING
-    if state is not CaptureState.FAILED:
-        return is_processing
-    is_untouched = and_(capture.c.state == CaptureState.PENDING, capture.c.attempt == 0)
-    return or_(is_processing, is_untouched)
+def _leaving(is_held: ColumnElement[bool]) -> Prepared:
+    return Prepared(
+        update(capture)
+        .where(
+            capture.c.id == bindparam("wanted"),
+            is_held,
+            capture.c.series == bindparam("of_series"),
+            capture.c.attempt == bindparam("of_attempt"),
+        )
+        .values(
+            state=bindparam("to_state"), error=bindparam("to_error", type_=capture.c.error.type)
+        )
+    )
+
+
+_LEAVE: Final = _leaving(capture.c.state == CaptureState.PROCESSING)
+_LEAVE_FAILED: Final = _leaving(
+    or_(
+        capture.c.state == CaptureState.PROCESSING,
+        # Its job never came as far as to start it.
+        and_(capture.c.state == CaptureState.PENDING, capture.c.attempt == 0),
+    )
+)

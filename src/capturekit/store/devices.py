@@ -16,7 +16,6 @@ from typing import Final
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    RowMapping,
     bindparam,
     delete,
     exists,
@@ -25,6 +24,7 @@ from sqlalchemy import (
 )
 
 from capturekit.database import Database
+from capturekit.database.prepared import Prepared
 from capturekit.errors import Conflict, Unknown
 from capturekit.store import locations
 from capturekit.store.schema import credential, device, insert_new, lock_ledger, view
@@ -145,13 +145,12 @@ class Devices:
         await self._database.write(partial(_set_admin_token, token=token, at=self._clock()))
 
 
-_DEVICE: Final = select(device).where(device.c.id == bindparam("device"))
-"""Made once: each upload asks it."""
+_DEVICE: Final = Prepared(select(device).where(device.c.id == bindparam("device")))
 
 
 def get(connection: Connection, id: str) -> Device:
     """The device; raises Unknown."""
-    row = connection.execute(_DEVICE, {"device": id}).mappings().one_or_none()
+    row = _DEVICE.mapping(connection, device=id)
     if row is None:
         raise Unknown("device", id)
     return Device(**row)
@@ -159,12 +158,16 @@ def get(connection: Connection, id: str) -> Device:
 
 def is_valid(connection: Connection, principal: Principal) -> bool:
     """Whether the principal's token holds still."""
-    token_hash = credential.c.token_hash == principal.credential_id
-    return bool(connection.scalar(select(exists().where(token_hash, _is_active()))))
+    return _CREDENTIAL.first(connection, token_hash=principal.credential_id) is not None
 
 
 def _is_active() -> ColumnElement[bool]:
     return credential.c.revoked_at.is_(None)
+
+
+_CREDENTIAL: Final = Prepared(
+    select(credential).where(credential.c.token_hash == bindparam("token_hash"), _is_active())
+)
 
 
 def _new_device(name: str, id: str | None, *, is_exhaustive: bool, at: float) -> Device:
@@ -222,13 +225,7 @@ def _revoke(connection: Connection, id: str, at: float) -> None:
 
 
 def _authenticate(connection: Connection, token: str) -> Principal | None:
-    row: RowMapping | None = (
-        connection.execute(
-            select(credential).where(credential.c.token_hash == _hash(token), _is_active())
-        )
-        .mappings()
-        .one_or_none()
-    )
+    row = _CREDENTIAL.mapping(connection, token_hash=_hash(token))
     if row is None:
         return None
     return Principal(PrincipalKind(row["kind"]), row["device_id"], row["token_hash"])

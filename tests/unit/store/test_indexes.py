@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from capturekit.database import Database
+from capturekit.database import Database, prepared
 from capturekit.frame import Observation
 from capturekit.queue.base import Job, JobError, WorkerInfo
 from capturekit.queue.sql import SqlQueue
@@ -71,10 +71,15 @@ class Statements:
             if verb in ("SELECT", "UPDATE", "DELETE", "WITH", "INSERT"):
                 self.asked.setdefault(sql, rest[0][0] if isinstance(rest[0], list) else rest[0])
 
+        def note_prepared(sql: str, values: object) -> None:
+            note(None, None, sql, tuple(values) if isinstance(values, list) else values)
+
         event.listen(Engine, "before_cursor_execute", note)
+        prepared.watchers.append(note_prepared)
         try:
             yield
         finally:
+            prepared.watchers.remove(note_prepared)
             event.remove(Engine, "before_cursor_execute", note)
 
 

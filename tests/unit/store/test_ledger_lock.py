@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import pytest
 from sqlalchemy import Engine, event
 
-from capturekit.database import Database
+from capturekit.database import Database, prepared
 from capturekit.frame import Observation
 from capturekit.store import MovementKind, NewMovement, RunRecord, Store
 from tests.unit.store.conftest import Photograph
@@ -37,9 +37,14 @@ def transactions() -> Iterator[list[list[str]]]:
     def executed(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         made[-1].append(" ".join(statement.split()))
 
+    def prepared_executed(statement: str, _values: object) -> None:
+        executed(None, None, statement)
+
     event.listen(Engine, "begin", begun)
     event.listen(Engine, "before_cursor_execute", executed)
+    prepared.watchers.append(prepared_executed)
     yield made
+    prepared.watchers.remove(prepared_executed)
     event.remove(Engine, "begin", begun)
     event.remove(Engine, "before_cursor_execute", executed)
 

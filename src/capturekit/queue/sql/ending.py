@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from capturekit.database.prepared import Row
 from capturekit.errors import LeaseLost
 from capturekit.queue.base import (
     JobError,
@@ -12,7 +13,7 @@ from capturekit.queue.base import (
     worker_lost,
 )
 from capturekit.queue.sql.rows import UNREADABLE, JobRow, line, line_of, policy, stored_state
-from capturekit.queue.sql.statement import Row, Statement
+from capturekit.queue.sql.statement import Statement
 from capturekit.queue.sql.transaction import Transaction
 
 _HELD: Final = "id = :id AND attempt = :attempt AND state = 'running'"

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 
+from capturekit.database.prepared import Row
 from capturekit.queue.base import (
     JOB_VERSION,
     Attempt,
@@ -18,7 +19,6 @@ from capturekit.queue.base import (
     first_state,
     unreadable,
 )
-from capturekit.queue.sql.statement import Row
 
 UNREADABLE: Final = (ValueError, TypeError, RecursionError)
 """What reading a row may raise that somebody else wrote; the last for JSON that is too deep."""

@@ -1,18 +1,16 @@
-"""SQL that goes straight to the driver.
+"""SQL that goes straight to the driver, as ``database.prepared`` has it for the store.
 
-Half of what a job costs was SQLAlchemy building and compiling the same few statements and
-wrapping their rows. Both databases understand the same SQL here but for the words in ``WORDS``,
-so a statement is written once, as text, and compiled once for each.
+Both databases understand the same SQL here but for the words in ``WORDS``, so a statement is
+written once, as text, and compiled once for each.
 """
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Final
 
 from sqlalchemy import Connection, text
 
-Row: TypeAlias = tuple[Any, ...]
-"""A row as the driver gives it. SQL does not tell Python the types of its columns."""
+from capturekit.database.prepared import Cursor, Row, driver_of
 
 WORDS: Final = {
     "sqlite": {
@@ -38,18 +36,6 @@ WORDS: Final = {
     },
 }
 """What the two say differently, as ``{WORD}`` or ``{WORD:name of a value}``."""
-
-
-class _Cursor(Protocol):
-    rowcount: int
-
-    def fetchall(self) -> list[Row]: ...
-
-
-class _Driver(Protocol):
-    """What connections of sqlite3 and of psycopg have both, and DBAPI does not ask for."""
-
-    def execute(self, sql: str, values: object, /) -> _Cursor: ...
 
 
 class _Word(str):
@@ -87,8 +73,8 @@ class Statement:
         """Run it, a statement that returns no rows; how many it changed."""
         return self._run(connection, values).rowcount
 
-    def _run(self, connection: Connection, values: dict[str, object]) -> _Cursor:
-        driver = cast("_Driver", connection.connection.driver_connection)
+    def _run(self, connection: Connection, values: dict[str, object]) -> Cursor:
+        driver = driver_of(connection)
         dialect = connection.dialect.name
         compiled = self._compiled.get(dialect)
         if compiled is None:

@@ -5,12 +5,13 @@ from functools import cache
 from itertools import chain
 from typing import Final
 
+from capturekit.database.prepared import Row
 from capturekit.errors import QueueFull
 from capturekit.queue.base import Job, JobState, Submission, first_state
 from capturekit.queue.sql import tally
 from capturekit.queue.sql.locks import LockKind, lock_names
 from capturekit.queue.sql.rows import NEW_COLUMNS, new_row, state_of, stored_state
-from capturekit.queue.sql.statement import Row, Statement, several
+from capturekit.queue.sql.statement import Statement, several
 from capturekit.queue.sql.transaction import Transaction
 
 AT_ONCE: Final = (100, 10, 1)

@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from capturekit.database.prepared import Row
 from capturekit.errors import UnknownWorker
 from capturekit.queue.base import (
     WORKER_MEMORY_S,
@@ -14,7 +15,7 @@ from capturekit.queue.base import (
     WorkerInfo,
     checked_concurrency,
 )
-from capturekit.queue.sql.statement import Row, Statement, pairs
+from capturekit.queue.sql.statement import Statement, pairs
 
 _INTRODUCE: Final = Statement(
     """
