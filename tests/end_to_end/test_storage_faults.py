@@ -44,6 +44,25 @@ def test_a_full_and_a_read_only_disk_refuse_and_recover(tmp_path: Path) -> None:
     assert "Traceback" not in seen["log"]
 
 
+PAGES_LEFT = os.environ.get("CAPTUREKIT_TEST_PAGES_LEFT", "1 80 6").split()
+"""First, last and step; ``0 120 1`` lets each single write fail."""
+
+
+@pytest.mark.small_disk
+@pytest.mark.usefixtures("small_disk")
+@pytest.mark.timeout(300)
+def test_a_disk_that_is_full_at_any_write_loses_nothing(tmp_path: Path) -> None:
+    scenario = Path(__file__).with_name("disk_at_each_write.py")
+    command = [*NAMESPACE, sys.executable, str(scenario), str(tmp_path), *PAGES_LEFT]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["completed"] == told["acknowledged"] == told["stored"]
+    assert (told["wrong"], told["faults"], told["lost"], told["leftovers"]) == ({}, [], [], [])
+    # Some uploads were refused, some were taken whose processing then failed, and some went well.
+    assert {"upload: StorageFull", "job: scheduled", "job: succeeded"} <= told["seen"].keys()
+
+
 def _start_refused(data: Path, **environment: str) -> str:
     server = Server(data, environment)
     try:
