@@ -170,14 +170,24 @@ def bench_peers(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kill a server at each named point, then workers, apps and servers at random.
+    """Kill a server at each named point, fill the disk at each write, let 10,000 pictures arrive
+    in any order; then kill workers, apps and servers at random.
 
-    `-- --kills 1000 --backend redis` go to the second part.
+    `-- --kills 1000 --backend redis` go to the last part.
     """
     install(session, "-e", TESTED, groups=("tests",))
     session.env["PYTHONPATH"] = str(ROOT)
-    points = "tests/faults/test_named_kills.py"
-    session.run("pytest", points, env={"CAPTUREKIT_TEST_ALL_POINTS": "1"})
+    long_forms = {
+        "CAPTUREKIT_TEST_ALL_POINTS": "1",
+        "CAPTUREKIT_TEST_PAGES_LEFT": "0 120 1",
+        "CAPTUREKIT_TEST_ARRIVALS": "10000",
+    }
+    tests = (
+        "tests/faults/test_named_kills.py",
+        "tests/end_to_end/test_storage_faults.py",
+        "tests/unit/store/test_arrival.py",
+    )
+    session.run("pytest", "-s", *tests, env=long_forms)
     session.run("python", "-m", "tests.faults.killing", *session.posargs)
 
 
