@@ -170,10 +170,10 @@ def bench_peers(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kill a server at each named point, fill the disk at each write, let 10,000 pictures arrive
-    in any order; then kill workers, apps and servers at random.
+    """Kill at each named point, fill the disk at each write, and then kill at random.
 
-    `-- --kills 1000 --backend redis` go to the last part.
+    In between 10,000 pictures arrive in any order. `-- --kills 1000 --backend redis` go to the
+    last part.
     """
     install(session, "-e", TESTED, groups=("tests",))
     session.env["PYTHONPATH"] = str(ROOT)
