@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -192,6 +193,21 @@ class Settings(BaseSettings):
             raise ConfigError(_explain(error)) from error
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"capturekit.toml cannot be read: {error}") from error
+
+    @classmethod
+    def given_names(cls) -> list[tuple[str, str]]:
+        """Where something of ours is set, and by which name, be it known or not.
+
+        The places are ``environment``, ``.env`` and ``capturekit.toml``.
+        """
+        prefix = "CAPTUREKIT_"
+        in_file = DotEnvSettingsSource(cls).env_vars
+        return [
+            *(("environment", name) for name in sorted(os.environ) if name.startswith(prefix)),
+            # Read without regard to capitals.
+            *((".env", name.upper()) for name in in_file if name.upper().startswith(prefix)),
+            *(("capturekit.toml", name) for name in TomlConfigSettingsSource(cls)()),
+        ]
 
     @classmethod
     def settings_customise_sources(

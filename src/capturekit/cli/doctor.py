@@ -1,5 +1,6 @@
 """``capturekit doctor``: what is wrong with an installation, and what to do about it."""
 
+import difflib
 import json
 import os
 import shutil
@@ -30,6 +31,11 @@ RACY: Final = ((3, 7, 0), (3, 51, 2))
 NEWEST_TIME: Final = 4102444800.0
 OLDEST_TIME: Final = 1767225600.0
 """2100 and 2026: a clock outside is wrong."""
+
+AHEAD_S: Final = 60.0
+"""Seconds by which a picture may have been received later than now."""
+
+REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
 
 RECOVER: Final = (
     "stop the server; restore the newest backup into a new folder with `capturekit restore`, or "
@@ -97,12 +103,19 @@ async def _examine(settings: "Settings", reads_blobs: bool) -> Findings:
 
 
 def _settings(settings: "Settings") -> list[Finding]:
-    known = {f"CAPTUREKIT_{name.upper()}" for name in type(settings).model_fields}
-    return [
-        Finding("warning", name, "is no setting and has no effect: correct or unset it")
-        for name in sorted(os.environ)
-        if name.startswith("CAPTUREKIT_") and name.upper() not in known
-    ]
+    known, found = type(settings).model_fields, []
+    for where, given in type(settings).given_names():
+        is_plain = where == "capturekit.toml"
+        name = given if is_plain else given.removeprefix("CAPTUREKIT_").lower()
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.75)
+        hint = "correct or unset it"
+        if near:
+            hint = f"did you mean {near[0] if is_plain else 'CAPTUREKIT_' + near[0].upper()}?"
+        about = given if where == "environment" else f"{given} in {where}"
+        found.append(Finding("warning", about, f"is no setting and has no effect: {hint}"))
+    return found
 
 
 def _machine() -> list[Finding]:
@@ -160,6 +173,7 @@ async def _contents(settings: "Settings", reads_blobs: bool) -> Findings:
         ("schema", _schema),
         ("ledger", _ledger),
         ("queue", _queue),
+        ("clock", _clocks),
         ("blobs", lambda kit: _blobs(kit, reads_blobs=reads_blobs)),
     )
     try:
@@ -192,7 +206,28 @@ async def _ledger(kit: "CaptureKit") -> list[Finding]:
 
 async def _queue(kit: "CaptureKit") -> list[Finding]:
     await kit.queue.stats()
-    return []
+    scheme = kit.settings.queue_url.get_secret_value().partition(":")[0].partition("+")[0]
+    if scheme not in REDIS_SCHEMES:
+        return []
+    from capturekit.queue.redis import RedisQueue
+
+    if not isinstance(kit.queue, RedisQueue):
+        return []
+    cautions = await kit.queue.cautions(time.time())
+    return [Finding("warning", "Redis", says) for says in cautions]
+
+
+async def _clocks(kit: "CaptureKit") -> list[Finding]:
+    """Whether this machine's clock agrees with what was recorded."""
+    newest = await kit.store.captures.newest_received_at()
+    ahead_s = 0.0 if newest is None else newest - time.time()
+    if ahead_s < AHEAD_S:
+        return []
+    says = (
+        f"the newest picture was received {ahead_s / 60:.0f} minutes from now: this clock, or that "
+        "of a server, was or is wrong; let all be set by NTP"
+    )
+    return [Finding("warning", "clock", says)]
 
 
 async def _blobs(kit: "CaptureKit", *, reads_blobs: bool) -> list[Finding]:

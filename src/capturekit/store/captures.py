@@ -197,6 +197,10 @@ class Captures:
         )
         return await self._database.write(work)
 
+    async def newest_received_at(self) -> float | None:
+        """When the last one came, in seconds since 1970; None when there is none."""
+        return await self._database.read(_newest_received_at)
+
     async def rehearse(self, records: Mapping[str, RunRecord]) -> Sequence[StockChange]:
         """What stock would be if these runs were kept, each for the capture named; undoes it all.
 
@@ -261,6 +265,13 @@ def get(connection: Connection, id: str) -> Capture:
 
 
 _CAPTURE: Final = Prepared(select(capture).where(capture.c.id == bindparam("wanted")))
+
+
+def _newest_received_at(connection: Connection) -> float | None:
+    # Ids begin with the time of arrival.
+    newest = select(capture.c.received_at).order_by(capture.c.id.desc()).limit(1)
+    found: float | None = connection.scalar(newest)
+    return found
 
 
 def next_series(connection: Connection, id: str) -> Capture:

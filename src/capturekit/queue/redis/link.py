@@ -65,6 +65,13 @@ class Link:
         except Refused as error:
             raise as_ours(error) from error
 
+    async def call(self, *words: bytes) -> Reply:
+        """The answer to a command of the server's own. Raises StorageError."""
+        try:
+            return await self._ask(packed(words))
+        except Refused as error:
+            raise as_ours(error) from error
+
     async def fresh(self) -> Wire:
         """A connection of one's own, for blocking. Raises StorageUnavailable."""
         async with _deadline(self._deadline_s):

@@ -67,6 +67,9 @@ log = logging.getLogger(__name__)
 DEADLINE_S: Final = 5.0
 """For one call. Far over what a call takes, well under a lease."""
 
+MAX_AHEAD_S: Final = 5.0
+"""Seconds by which the server's clock may differ from this machine's without a caution."""
+
 MAX_AT_ONCE: Final = 100_000
 """Jobs in one submission. They keep the server from all else for a second or two."""
 
@@ -386,6 +389,31 @@ class RedisQueue:
 
         await self._waking.wait(timeout_s, queues, quiet_s)
 
+    async def cautions(self, now: float) -> list[str]:
+        """What of the server's own settings and clock may lose or hold up jobs, and what to do.
+
+        ``now`` is this machine's time, in seconds since 1970. Raises StorageError.
+        """
+        told = _information(await self._link.call(b"INFO"))
+        at_s, at_us = map(int, await self._link.call(b"TIME"))
+        found = []
+        policy = told.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            found.append(
+                f"maxmemory-policy is {policy}: jobs are thrown away when memory is full; "
+                "set it to noeviction"
+            )
+        if told.get("aof_enabled") == "0":
+            found.append(
+                "appendonly is no: jobs since the last snapshot are lost with the server, and "
+                "found again by the sweep of a server; set appendonly yes, appendfsync always"
+            )
+        if abs(ahead_s := at_s + at_us / 1e6 - now) > MAX_AHEAD_S:
+            found.append(
+                f"its clock is {ahead_s:+.0f} s from this machine's: let both be set by NTP"
+            )
+        return found
+
     async def _look(self, *words: Word) -> Reply:
         while (answer := await self._run(STATUS, *words)) == b"more":
             pass
@@ -394,6 +422,12 @@ class RedisQueue:
     async def _run(self, script: Script, *words: Word) -> Reply:
         now = b"" if self._clock is None else microseconds(self._clock())
         return await self._link.run(script, now, *words)
+
+
+def _information(text: bytes) -> dict[str, str]:
+    """The answer to INFO."""
+    pairs = (line.partition(":") for line in text.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in pairs if colon}
 
 
 def _submission(job: Job, answer: bytes) -> Submission:
