@@ -4,10 +4,12 @@ What is acknowledged is on the disk: blob, its name, the log of the database, an
 answer. A kill cannot show this, as the kernel keeps what a dead process wrote; a power cut can.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +18,12 @@ import pytest
 
 from tests.made_pictures import picture
 from tests.servers import Server
+from tests.servers_postgres import PostgresServer
 
 CODE = "4006381333931"
-CALLS = "write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2,mkdir,sendto,sendmsg"
+CALLS = (
+    "write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2,mkdir,sendto,sendmsg,recvfrom"
+)
 END_S = 20
 
 ORDER = ["write blob", "sync blob", "rename blob", "sync folder", "write log", "sync log", "answer"]
@@ -26,6 +31,11 @@ NEW = ["make folder", "sync blobs", *ORDER]
 """Of the first picture in a folder."""
 SEEN_BEFORE = ["sync folder", "write log", "sync log", "answer"]
 """Of a picture that is there already, under another time."""
+
+NO_FLUSH = "import capturekit.measuring; capturekit.measuring.FLUSH_S = 3600\n"
+"""What was counted would be written now and then, without a sync."""
+
+ON_POSTGRES = [*NEW[:6], "commit", "committed", "answer"]
 
 SIGNS = (
     ("write blob", r"^write\(\d+<[^>]*/blobs/\w\w/[^>]*\.part>"),
@@ -36,6 +46,8 @@ SIGNS = (
     ("sync blobs", r"^fsync\(\d+<[^>]*/blobs>"),
     ("write log", r"^pwrite64\(\d+<[^>]*-wal>"),
     ("sync log", r"^f(data)?sync\(\d+<[^>]*-wal>"),
+    ("commit", r"^(write|send\w+)\(\d+<[^>]*>, .*COMMIT"),
+    ("committed", r"^(read|recv\w+)\(\d+<[^>]*>, .*COMMIT"),
     ("answer", r"^(write|writev|send\w+)\(\d+<[^>]*socket.*HTTP/1.1 200"),
 )
 
@@ -55,12 +67,11 @@ def strace() -> str:
 class Traced(Server):
     """A server that takes pictures and does not process them, so that only uploads write."""
 
-    def __init__(self, folder: Path, strace: str, plant: str = "") -> None:
-        faulty = {"PYTHONPATH": str(folder)} if plant else {}
-        if plant:
-            (folder / "sitecustomize.py").write_text(plant)
-        environment = {"CAPTUREKIT_RATE_LIMITS": "off", "CAPTUREKIT_CONCURRENCY": "0", **faulty}
-        super().__init__(folder / "data", environment)
+    def __init__(self, folder: Path, strace: str, plant: str = "", **environment: str) -> None:
+        (folder / "sitecustomize.py").write_text(NO_FLUSH + plant)
+        quiet = {"CAPTUREKIT_RATE_LIMITS": "off", "CAPTUREKIT_CONCURRENCY": "0"}
+        where = {"PYTHONPATH": str(folder), **quiet, **environment}
+        super().__init__(folder / "data", where)
         self._strace = strace
         self._trace = folder / "trace"
 
@@ -106,8 +117,10 @@ def _name(call: str) -> str:
 
 
 @contextmanager
-def traced_server(folder: Path, strace: str, plant: str = "") -> Iterator[Traced]:
-    server = Traced(folder, strace, plant)
+def traced_server(
+    folder: Path, strace: str, plant: str = "", **environment: str
+) -> Iterator[Traced]:
+    server = Traced(folder, strace, plant, **environment)
     server.start()
     try:
         yield server
@@ -141,6 +154,19 @@ def test_an_answer_is_sent_after_all_of_it_is_on_the_disk(tmp_path: Path, strace
     assert again == SEEN_BEFORE
     # It says when the device was last seen.
     assert duplicate == SEEN_BEFORE
+
+
+def test_on_postgres_it_is_sent_after_the_server_said_that_it_committed(
+    tmp_path: Path, strace: str, postgres: PostgresServer
+) -> None:
+    url = postgres.new_database()
+    with traced_server(tmp_path, strace, CAPTUREKIT_DATABASE_URL=url) as server:
+        command = [sys.executable, "-m", "capturekit", "devices", "add", "camera", "--json"]
+        where = {**os.environ, "CAPTUREKIT_DATABASE_URL": url}
+        added = subprocess.check_output([*command, "--data", str(server.data)], env=where)
+        seen = server.traced(json.loads(added)["token"], picture(CODE))
+    # Before, it was asked whose token that is.
+    assert seen[seen.index("make folder") :] == ON_POSTGRES
 
 
 PLANTS = {
