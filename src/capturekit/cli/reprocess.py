@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from capturekit.kit import CaptureKit
-    from capturekit.processing import Reprocessing
+    from capturekit.processing import Outlook, Reprocessing
     from capturekit.settings import Settings
     from capturekit.store import Selection, StockChange
 
@@ -90,13 +90,16 @@ def reprocess(
 def _rehearse(
     settings: "Settings", capture_ids: Sequence[str], which: "Selection | None", *, as_json: bool
 ) -> None:
-    async def work(kit: "CaptureKit") -> "Sequence[StockChange]":
+    async def work(kit: "CaptureKit") -> "tuple[Sequence[StockChange], Mapping[Outlook, int]]":
         if which is None:
-            return await kit.processing.rehearse(capture_ids)
-        return (await kit.processing.rehearse_all(which))[0]
+            return await kit.processing.rehearse(capture_ids), {}
+        changes, looked_at = await kit.processing.rehearse_all(which)
+        return changes, looked_at.counts
 
-    changes = with_kit(settings, work)
+    changes, counts = with_kit(settings, work)
     show([dict(change_row(one)) for one in changes], CHANGE, as_json=as_json)
+    for outlook, count in counts.items():
+        click.echo(f"{outlook}: {count}", err=True)
     click.echo("nothing was changed: this was a dry run", err=True)
 
 
