@@ -69,6 +69,9 @@ OWN_DATABASE: Final = "sql://"
 CHECKED_BYTES: Final = 256 * 2**20
 """Size up to which SQLite's file is read whole at a start, in 0.9 ms a megabyte as measured."""
 
+UNFINISHED_S: Final = 3600.0
+"""Seconds after which no other server writes a blob still that it began; a killed one left it."""
+
 SWEEP_S: Final = 30.0
 """Seconds between looks for captures whose job was lost."""
 
@@ -425,8 +428,8 @@ class CaptureKit:
         if self._is_local and self._is_transactional and isinstance(self.queue, SqlQueue):
             # We hold the lock, so whoever worked inside an earlier server is dead.
             await self.queue.expire_leases(f"{Role.SERVER}-", forgiven=FORGIVEN_KILLS)
-        if self._is_local:
-            await self.blobs.remove_unfinished()
+        older_than_s = 0.0 if self._is_local else UNFINISHED_S
+        await self.blobs.remove_unfinished(older_than_s=older_than_s)
         await self.storage.collector.finish()
         await self._try_to_sweep()
 

@@ -245,12 +245,14 @@ def _wrap_files(reach: Callable[[str], None]) -> None:
 
 def _wrap_database(reach: Callable[[str], None]) -> None:
     from psycopg import Cursor
-    from sqlalchemy import Engine, event
+    from sqlalchemy import Connection, Engine, event
     from sqlalchemy.engine.default import DefaultDialect
+
+    from capturekit.database import prepared
 
     writes = _Writes(reach)
     commit: Callable[[DefaultDialect, Any], None] = DefaultDialect.do_commit
-    execute = Cursor.execute
+    execute, execute_prepared = Cursor.execute, prepared._execute  # noqa: SLF001
 
     def told_commit(self: DefaultDialect, dbapi: Any) -> None:  # noqa: ANN401  # any driver's
         name = writes.commit()
@@ -262,11 +264,18 @@ def _wrap_database(reach: Callable[[str], None]) -> None:
         writes.by_driver(str(query))
         return execute(self, query, *more, **named)
 
+    def told_prepared(connection: Connection, sql: str, values: object) -> prepared.Cursor:
+        writes.before(None, None, sql)
+        cursor = execute_prepared(connection, sql, values)
+        writes.after(None, None, sql)
+        return cursor
+
     event.listen(Engine, "connect", writes.connected)
     event.listen(Engine, "before_cursor_execute", writes.before)
     event.listen(Engine, "after_cursor_execute", writes.after)
     DefaultDialect.do_commit = told_commit  # type: ignore[method-assign]
     Cursor.execute = told_execute  # type: ignore[method-assign]
+    prepared._execute = told_prepared  # noqa: SLF001  # SQLAlchemy does not hear of these
 
 
 class _Writes:

@@ -71,6 +71,12 @@ async def test_what_a_killed_put_left_is_not_counted_and_can_be_removed(
     left = tmp_path / SHA256[:2] / ".left.part"
     left.write_bytes(b"half")
     assert (await blobs.usage()).count == 1
+    await blobs.remove_unfinished(older_than_s=60)
+    assert left.exists()
+    os.utime(left, (0, 0))
+    await blobs.remove_unfinished(older_than_s=60)
+    assert not left.exists()
+    left.write_bytes(b"half")
     await blobs.remove_unfinished()
     assert not left.exists()
     assert await blobs.get(SHA256) == CONTENT

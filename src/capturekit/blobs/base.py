@@ -99,8 +99,11 @@ class Blobs(Protocol):
         """Write and remove something small; raises as ``put``."""
         ...
 
-    async def remove_unfinished(self) -> None:
-        """Remove what puts left behind that were killed; only while nobody else puts."""
+    async def remove_unfinished(self, *, older_than_s: float = 0.0) -> None:
+        """Remove what puts left behind that were killed, if it is as old as that.
+
+        By default all of it, which is only for while nobody else puts.
+        """
         ...
 
 

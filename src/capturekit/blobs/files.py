@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
@@ -67,19 +68,22 @@ class FileBlobs:
         """See Blobs."""
         return await anyio.to_thread.run_sync(self._claim, owner)
 
-    async def remove_unfinished(self) -> None:
+    async def remove_unfinished(self, *, older_than_s: float = 0.0) -> None:
         """See Blobs."""
-        await anyio.to_thread.run_sync(self._remove_unfinished)
+        await anyio.to_thread.run_sync(self._remove_unfinished, older_than_s)
 
     async def check_writable(self) -> None:
         """See Blobs."""
         await anyio.to_thread.run_sync(self._check_writable)
 
-    def _remove_unfinished(self) -> None:
+    def _remove_unfinished(self, older_than_s: float) -> None:
+        before = time.time() - older_than_s
         with _told(self._root):
             for pattern in (f"*{UNFINISHED}", f"??/*{UNFINISHED}"):
                 for path in self._root.glob(pattern):
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(FileNotFoundError):
+                        if not older_than_s or path.stat().st_mtime < before:
+                            path.unlink()
 
     def _check_writable(self) -> None:
         probe = self._root / f"{secrets.token_hex(8)}{UNFINISHED}"

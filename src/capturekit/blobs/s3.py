@@ -132,7 +132,7 @@ class S3Blobs:
             await obstore.put_async(self._store, key, b"probe", use_multipart=False)
         await self._remove(key)
 
-    async def remove_unfinished(self) -> None:
+    async def remove_unfinished(self, *, older_than_s: float = 0.0) -> None:
         """See Blobs. An object is there or not: nothing is left behind."""
 
     async def _remove(self, key: str) -> None:
