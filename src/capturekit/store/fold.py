@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Integer,
     RowMapping,
     ScalarSelect,
     Select,
@@ -37,6 +38,7 @@ from capturekit.store import alerts, digests, outbox, plausible
 from capturekit.store.changes import Cause, Key, StockChange, is_among, key_values
 from capturekit.store.schema import (
     BY_HAND,
+    NAME,
     capture,
     insert_new,
     live_count,
@@ -180,16 +182,21 @@ def _seen(which: Ids) -> Select[str, str]:
 # The fold
 
 
-def refold(connection: Connection, keys: Iterable[Key], cause: Cause) -> list[StockChange]:
+def refold(
+    connection: Connection, keys: Iterable[Key], cause: Cause, *, changed: str | None = None
+) -> list[StockChange]:
     """Make stock of these keys what the facts say; where it is already, nothing is written.
 
     Every change of a quantity is a move, written with it. Returns the changes of quantities.
+    ``changed`` is a capture, where facts changed of no other since the keys were folded last: then
+    what was silent on them before is not looked for again.
     """
     changes: list[StockChange] = []
     touched: list[Key] = []
     ordered = sorted(set(keys))
     for start in range(0, len(ordered), KEYS_AT_ONCE):
-        changes += _refold_some(connection, ordered[start : start + KEYS_AT_ONCE], touched)
+        some = ordered[start : start + KEYS_AT_ONCE]
+        changes += _refold_some(connection, some, changed, touched)
     _record(connection, changes, cause)
     outbox.tell_changes(connection, changes, cause)
     alerts.watch(connection, touched, changes, cause.at)
@@ -197,23 +204,61 @@ def refold(connection: Connection, keys: Iterable[Key], cause: Cause) -> list[St
 
 
 def _refold_some(
-    connection: Connection, keys: Sequence[Key], touched: list[Key]
+    connection: Connection, keys: Sequence[Key], changed: str | None, touched: list[Key]
 ) -> list[StockChange]:
     """Rewrite these rows of stock where they are wrong, and add the keys of those to touched."""
     insert_new(connection, stock, [key._asdict() | {"quantity": 0, "version": 0} for key in keys])
     changes: list[StockChange] = []
     rewritten: list[dict[str, object]] = []
-    for row in connection.execute(FOLD, key_values(keys)).mappings():
+    for row, looked in _looked_up(connection, keys, changed):
         before, after = _stored(row), _folded(row)
         key = Key(row["item_id"], row["location_id"])
+        if after != before or looked != (row["silence_capture_id"], row["silence_from"]):
+            rewritten.append(_new_values(row, after, looked, step=int(after != before)))
         if after != before:
-            rewritten.append(_new_values(row, after))
             touched.append(key)
         if after.quantity != before.quantity:
             changes.append(StockChange(*key, before.quantity, after.quantity, after.confidence))
     if rewritten:
         connection.execute(_REWRITE, rewritten)
     return changes
+
+
+class _Looked(NamedTuple):
+    """Which capture is known to be the newest silent one, of those taken since when."""
+
+    capture_id: str | None
+    since: float | None
+
+
+def _looked_up(
+    connection: Connection, keys: Sequence[Key], changed: str | None
+) -> Iterator[tuple[RowMapping, _Looked]]:
+    """The rows of a fold, by the short way where it will do."""
+    left = keys
+    if changed is not None:
+        left = []
+        values = key_values(keys) | {"changed": changed}
+        for row in connection.execute(FOLD_NEAR, values).mappings():
+            if _is_near_enough(row):
+                known = row["newest_silent_id"] or row["silence_capture_id"]
+                yield row, _Looked(known, row["silence_from"])
+            else:
+                left.append(Key(row["item_id"], row["location_id"]))
+    if left:
+        for row in connection.execute(FOLD, key_values(left)).mappings():
+            yield row, _Looked(row["newest_silent_id"], row["count_at"] or BEFORE_ALL)
+
+
+def _is_near_enough(row: RowMapping) -> bool:
+    """Whether the silent capture that is known, and the one that changed, are all that matter.
+
+    They are unless nobody has looked, the newest count is older than where the look began, or
+    what was known is silent no more.
+    """
+    if row["silence_from"] is None or (row["count_at"] or BEFORE_ALL) < row["silence_from"]:
+        return False
+    return row["silence_capture_id"] is None or row["newest_silent_id"] is not None
 
 
 def compared(connection: Connection, keys: Sequence[Key]) -> Iterator[tuple[Key, Balance, Balance]]:
@@ -225,14 +270,19 @@ def compared(connection: Connection, keys: Sequence[Key]) -> Iterator[tuple[Key,
 _REWRITE: Final = (
     update(stock)
     .where(stock.c.item_id == bindparam("of_item"), stock.c.location_id == bindparam("of_location"))
-    .values(version=stock.c.version + 1)
+    .values(version=stock.c.version + bindparam("step", type_=Integer))
 )
 
 
-def _new_values(row: RowMapping, balance: Balance) -> dict[str, object]:
+def _new_values(
+    row: RowMapping, balance: Balance, looked: _Looked, *, step: int
+) -> dict[str, object]:
     return {
         "of_item": row["item_id"],
         "of_location": row["location_id"],
+        "step": step,
+        "silence_capture_id": looked.capture_id,
+        "silence_from": looked.since,
         **{name: getattr(balance, name) for name in Balance.__slots__},
     }
 
@@ -264,20 +314,31 @@ def _folded(row: RowMapping) -> Balance:
 
 
 def fold_query(
-    *which: ColumnElement[bool], until: ColumnElement[float] | None = None
+    *which: ColumnElement[bool],
+    until: ColumnElement[float] | None = None,
+    near: ColumnElement[str] | None = None,
 ) -> Select[tuple[object, ...]]:
     """Those rows of stock, with all that the fold needs to know beside them.
 
-    ``until`` leaves out all facts of a later time.
+    ``until`` leaves out all facts of a later time. ``near`` looks for silence at this capture and
+    the one that is known of the row alone.
     """
     counted = _with_newest_count(which, until)
-    silent = _with_newest_silence(counted, until)
+    silent = _with_newest_silence(counted, until, near)
     scope = live_scope.alias("silence")
-    basis_at = func.coalesce(scope.c.counted_at, silent.c.count_at, BEFORE_ALL)
+    # The newest silent one; if that is no later than the count, none is.
+    is_later = tuple_(scope.c.counted_at, scope.c.source, scope.c.key) > tuple_(
+        func.coalesce(silent.c.count_at, BEFORE_ALL),
+        func.coalesce(silent.c.count_source, ""),
+        func.coalesce(silent.c.count_key, ""),
+    )
+    silence_at = case((is_later, scope.c.counted_at))
+    basis_at = func.coalesce(silence_at, silent.c.count_at, BEFORE_ALL)
     return select(
         silent,
-        scope.c.counted_at.label("silence_at"),
-        scope.c.run_id.label("silence_run_id"),
+        silence_at.label("silence_at"),
+        case((is_later, scope.c.run_id)).label("silence_run_id"),
+        scope.c.capture_id.label("newest_silent_id"),
         _moved_since(silent, movement.c.to_id, basis_at, until).label("received"),
         _moved_since(silent, movement.c.from_id, basis_at, until).label("given"),
     ).outerjoin_from(silent, scope, scope.c.id == silent.c.silence_id)
@@ -317,22 +378,24 @@ def _with_newest_count(
     )
 
 
-def _with_newest_silence(counted: Subquery, until: ColumnElement[float] | None) -> Subquery:
-    """Add the newest exhaustive scope, later than the newest count, that is silent on the item."""
+def _with_newest_silence(
+    counted: Subquery, until: ColumnElement[float] | None, near: ColumnElement[str] | None
+) -> Subquery:
+    """Add the newest exhaustive scope, not older than the newest count, that is silent on it."""
     count = live_count.alias("newest_count")
-    later = tuple_(live_scope.c.counted_at, live_scope.c.source, live_scope.c.key) > tuple_(
-        func.coalesce(count.c.counted_at, BEFORE_ALL),
-        func.coalesce(count.c.source, ""),
-        func.coalesce(count.c.key, ""),
+    looked_at: tuple[ColumnElement[bool], ...] = (
+        live_scope.c.location_id == counted.c.location_id,
+        live_scope.c.counted_at >= func.coalesce(count.c.counted_at, BEFORE_ALL),
     )
+    if near is not None:
+        looked_at = (
+            live_scope.c.capture_id.in_([counted.c.silence_capture_id, near]),
+            # Joined to nothing, so that the two captures are looked up, not all of the location.
+            live_scope.c.location_id.concat("") == counted.c.location_id,
+        )
     newest = (
         select(live_scope.c.id)
-        .where(
-            live_scope.c.location_id == counted.c.location_id,
-            later,
-            *_by(live_scope.c.counted_at, until),
-            ~_is_reported(counted),
-        )
+        .where(*looked_at, *_by(live_scope.c.counted_at, until), ~_is_reported(counted))
         .order_by(
             live_scope.c.counted_at.desc(), live_scope.c.source.desc(), live_scope.c.key.desc()
         )
@@ -343,6 +406,8 @@ def _with_newest_silence(counted: Subquery, until: ColumnElement[float] | None) 
         select(
             counted,
             count.c.counted_at.label("count_at"),
+            count.c.source.label("count_source"),
+            count.c.key.label("count_key"),
             count.c.quantity.label("count_quantity"),
             count.c.confidence.label("count_confidence"),
             count.c.run_id.label("count_run_id"),
@@ -405,6 +470,10 @@ def _moved_since(
 
 FOLD: Final = fold_query(is_among(stock.c.item_id, stock.c.location_id))
 """Built once: building it costs more than running it."""
+
+FOLD_NEAR: Final = fold_query(
+    is_among(stock.c.item_id, stock.c.location_id), near=bindparam("changed", type_=NAME)
+)
 
 
 # The ledger

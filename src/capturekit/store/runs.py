@@ -137,7 +137,7 @@ def choose(connection: Connection, capture_id: str, run_id: str, cause: Cause) -
     )
     index_captures(connection, [capture_id])
     concerned = [one for one in (before, run_id) if one is not None]
-    changes = refold(connection, keys_of_runs(connection, concerned), cause)
+    changes = refold(connection, keys_of_runs(connection, concerned), cause, changed=capture_id)
     telling.tell_proposals(connection, capture_id, run_id, cause.at)
     return changes
 

@@ -363,6 +363,10 @@ stock = Table(
     Column("last_seen_at", Float),
     Column("basis_run_id", NAME, ForeignKey("run.id"), index=True),
     Column("basis_movement_id", NAME, ForeignKey("movement.id")),
+    # The newest capture that saw the location whole and not the item, among those taken since
+    # silence_from; None when there is none. Where silence_from is None nobody has looked.
+    Column("silence_capture_id", NAME),
+    Column("silence_from", Float),
     Index(None, "location_id"),
     Index(None, "quantity", "item_id", "location_id"),
 )

@@ -1,4 +1,4 @@
-"""What running it in earnest needs: the sums of what all processes count."""
+"""What running it in earnest needs: sums of what all processes count, and how far stock looked."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,9 @@ NAME = sa.Text().with_variant(sa.dialects.postgresql.TEXT(collation="C"), "postg
 
 def upgrade() -> None:
     """Make what is new."""
+    with op.batch_alter_table("stock") as stock:
+        stock.add_column(sa.Column("silence_capture_id", NAME))
+        stock.add_column(sa.Column("silence_from", sa.Float))
     op.create_table(
         "telemetry",
         sa.Column("name", NAME, nullable=False),
