@@ -4,6 +4,7 @@ A refused upload's body is read to its end (within bounds) before the answer is 
 camera that is still sending never sees a status that comes too early.
 """
 
+import contextlib
 import logging
 import secrets
 import time
@@ -22,6 +23,16 @@ logger = logging.getLogger("capturekit.web")
 
 DRAIN_BYTES: Final = 64 * 2**20
 DRAIN_S: Final = 20.0
+
+PART_S: Final = 20.0
+"""Seconds for the next part of a body."""
+
+BODY_S: Final = 30.0
+SLOWEST_BYTES_S: Final = 8192
+"""A body may take so long, and a second more for so many bytes."""
+
+LOOK_S: Final = 1.0
+"""Seconds between looks whether the server is ending, while a client is waited for."""
 
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (
@@ -99,14 +110,43 @@ class _Exchange:
         self._started_at = time.perf_counter()
         self._is_body_read = False
         self._has_body_begun = False
+        self._is_given_up = False
+        self._body_bytes = 0
+        self._body_began = 0.0
         self.status: int | None = None
 
     async def receive(self) -> Message:
-        self._has_body_begun = True
-        message = await self._receive()
+        """The next part of the body. Raises Problem when the client takes too long over it."""
+        message = await self._next()
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             self._is_body_read = True
+        self._body_bytes += len(message.get("body", b""))
         return message
+
+    async def _next(self) -> Message:
+        if self._is_body_read:
+            # Nothing is left but to hear that the client goes, which may take as long as it likes.
+            return await self._receive()
+        began = anyio.current_time()
+        if not self._has_body_begun:
+            self._has_body_begun, self._body_began = True, began
+        slowest_s = BODY_S + self._body_bytes / SLOWEST_BYTES_S
+        ends_at = min(began + PART_S, self._body_began + slowest_s)
+        while True:
+            left_s = ends_at - anyio.current_time()
+            with anyio.move_on_after(min(max(left_s, 0.0), LOOK_S)):
+                return await self._receive()
+            if self._is_server_ending():
+                self._is_given_up = True
+                raise Problem(503, "ending", "the server is ending", headers={"Retry-After": "5"})
+            if left_s <= LOOK_S:
+                self._is_given_up = True
+                raise Problem(408, "too-slow", "the body of the request did not come in time")
+
+    def _is_server_ending(self) -> bool:
+        app = self._scope.get("app")
+        streams = getattr(app.state, "streams", None) if app is not None else None
+        return bool(streams and streams.is_closed)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -117,13 +157,16 @@ class _Exchange:
                 headers.setdefault(name, value)
             if message["status"] >= 400:
                 await self._drain()
+                if not self._is_body_read and not self._is_asking_first():
+                    # What is left of it would be taken for another request.
+                    headers["Connection"] = "close"
         await self._send(message)
 
     async def _drain(self) -> None:
-        if not self._has_body_begun and self._is_asking_first():
+        if self._is_given_up or (not self._has_body_begun and self._is_asking_first()):
             return
         left = DRAIN_BYTES
-        with anyio.move_on_after(DRAIN_S):
+        with anyio.move_on_after(DRAIN_S), contextlib.suppress(Problem):
             while not self._is_body_read and left > 0:
                 message = await self.receive()
                 left -= len(message.get("body", b""))

@@ -51,18 +51,19 @@ class Streams:
 
     def __init__(self) -> None:
         self.open: set[anyio.CancelScope] = set()
-        self._is_closed = False
+        self.is_closed = False
+        """Whether the server is ending."""
 
     def require_room(self) -> None:
         """Raise Problem 503 when there are as many as may be, or the server is ending."""
-        if self._is_closed or len(self.open) >= MAX_STREAMS:
+        if self.is_closed or len(self.open) >= MAX_STREAMS:
             raise Problem(
                 503, "too-many-streams", "no more streams now", headers={"Retry-After": "5"}
             )
 
     def close(self) -> None:
         """End all of them, for a server that wants to end."""
-        self._is_closed = True
+        self.is_closed = True
         for scope in list(self.open):
             scope.cancel()
 

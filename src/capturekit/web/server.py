@@ -14,6 +14,7 @@ from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
 from capturekit.web.app import create_app
 from capturekit.web.events import Streams
+from capturekit.web.protocol import PatientProtocol
 
 BACKLOG: Final = 2048
 GRACE_S: Final = 10
@@ -27,7 +28,7 @@ async def serve(
     app = create_app(kit)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=PatientProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
