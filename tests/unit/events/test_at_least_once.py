@@ -168,9 +168,9 @@ def test_every_event_is_told_in_order(database_url: str, writers: list[Writer], 
 # Faults that must be found
 
 
-def play(url: str, plan: Plan) -> tuple[list[int], list[Receiver]]:
+def play(url: str, plan: Plan, *, patience_s: float = 2) -> tuple[list[int], list[Receiver]]:
     with writing(url, 2) as writers:
-        return asyncio.run(Play(url, writers, plan, patience_s=2).run())
+        return asyncio.run(Play(url, writers, plan, patience_s=patience_s).run())
 
 
 @pytest.mark.parametrize("locks", [True, False])
@@ -179,7 +179,8 @@ def test_writers_that_forget_the_lock_are_found(postgres_url: str, *, locks: boo
     slow, quick = Order(2, 0.06, locks=locks), Order(1, 0.004, locks=locks)
     steps = [("write", number) for number in (*[0] * 20, *[1] * 150)]
 
-    seqs, receivers = play(postgres_url, Plan([("teller", 0), *steps], [slow, quick]))
+    plan = Plan([("teller", 0), *steps], [slow, quick])
+    seqs, receivers = play(postgres_url, plan, patience_s=30 if locks else 2)
 
     if locks:
         require_all_in_order(seqs, receivers)
