@@ -151,7 +151,7 @@ def test_what_is_no_http_gets_a_problem(dial: Dial, said: bytes) -> None:
 def test_a_body_that_stalls_is_refused_and_the_line_closed(token: str, dial: Dial) -> None:
     line = dial()
     line.say(upload_head(token, 100_000) + b"--x\r\n")
-    assert told(line.answer()) == (408, "too-slow")
+    assert told(line.answer()) == (408, "upload-too-slow")
 
 
 def test_a_body_that_drips_is_refused(token: str, dial: Dial) -> None:

@@ -141,7 +141,9 @@ class _Exchange:
                 raise Problem(503, "ending", "the server is ending", headers={"Retry-After": "5"})
             if left_s <= LOOK_S:
                 self._is_given_up = True
-                raise Problem(408, "too-slow", "the body of the request did not come in time")
+                raise Problem(
+                    408, "upload-too-slow", "the body did not come in time; send it again"
+                )
 
     def _is_server_ending(self) -> bool:
         app = self._scope.get("app")

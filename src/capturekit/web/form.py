@@ -1,4 +1,4 @@
-"""Reads a ``multipart/form-data`` body under a cap on bytes, time and memory.
+"""Reads a ``multipart/form-data`` body under a cap on bytes and memory; its time is the edge's.
 
 Everything stays in memory: a picture is a few hundred kilobytes, and what all requests
 hold together is bounded.
@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import anyio
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
@@ -21,10 +20,6 @@ MAX_FIELD_BYTES: Final = 64 * 1024
 MAX_FIELDS: Final = 64
 FORM_OVERHEAD_BYTES: Final = MAX_FIELD_BYTES * 2
 """What a body may hold besides the picture: the other fields and the part headers."""
-STALL_S: Final = 20.0
-"""Longest silence in the middle of a body."""
-BODY_S: Final = 120.0
-"""Longest a body may take: 20 MiB at 1.4 Mbit/s."""
 MAX_BUFFERED_BYTES: Final = 512 * 2**20
 """What the bodies of all requests of this process may hold together."""
 
@@ -168,10 +163,8 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     if declared.isdigit() and int(declared) > max_bytes:
         raise TooManyBytes(max_bytes - FORM_OVERHEAD_BYTES)
     received = 0
-    stream = aiter(request.stream())
-    deadline = anyio.current_time() + BODY_S
     try:
-        while chunk := await _next_chunk(stream, deadline):
+        async for chunk in request.stream():
             received += len(chunk)
             _Buffered.size_bytes += len(chunk)
             if received > max_bytes:
@@ -181,13 +174,3 @@ async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
             yield chunk
     finally:
         _Buffered.size_bytes -= received
-
-
-async def _next_chunk(stream: AsyncIterator[bytes], deadline: float) -> bytes:
-    seconds = min(STALL_S, deadline - anyio.current_time())
-    with anyio.move_on_after(seconds):
-        async for chunk in stream:
-            if chunk:
-                return chunk
-        return b""
-    raise Problem(408, "upload-too-slow", "the body stopped coming; send it again")
