@@ -21,6 +21,7 @@ from capturekit.web import (
     captures,
     dashboard,
     exchange,
+    frames,
     health,
     inventory,
     items,
@@ -43,6 +44,8 @@ LIMITS_PATH: Final = "/v1/admin/limits"
 
 ROUTES: Final[tuple[tuple[str, str, Endpoint], ...]] = (
     ("POST", "/v1/ingest", ingest),
+    ("PUT", "/v1/devices/{device_id}/frames/{name}", frames.put_frame),
+    ("GET", "/v1/hello", frames.hello),
     ("POST", "/v1/admin/process-capture/{capture_id}", admin.process_capture),
     ("POST", "/v1/admin/process-pending", admin.process_pending),
     ("GET", "/v1/admin/task-status/{task_id}", admin.task_status),

@@ -125,7 +125,7 @@ async def read_form(request: Request, picture_name: str, max_picture_bytes: int)
     collector = _Collector(picture_name, max_picture_bytes)
     parser = _parser(request, collector)
     try:
-        async for chunk in _chunks(request, max_picture_bytes + FORM_OVERHEAD_BYTES):
+        async for chunk in chunks(request, max_picture_bytes, overhead=FORM_OVERHEAD_BYTES):
             parser.write(chunk)
         parser.finalize()
     except FormParserError as error:
@@ -158,17 +158,21 @@ def _parser(request: Request, collector: _Collector) -> MultipartParser:
     )
 
 
-async def _chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise TooManyBytes(max_bytes - FORM_OVERHEAD_BYTES)
+async def chunks(request: Request, max_bytes: int, *, overhead: int = 0) -> AsyncIterator[bytes]:
+    """The body, part after part, as long as it holds so many bytes and those around them.
+
+    Raises TooManyBytes, Problem 503 when all bodies together are too many, and ClientDisconnect.
+    """
+    declared, most = request.headers.get("content-length", "0"), max_bytes + overhead
+    if declared.isdigit() and int(declared) > most:
+        raise TooManyBytes(max_bytes)
     received = 0
     try:
         async for chunk in request.stream():
             received += len(chunk)
             _Buffered.size_bytes += len(chunk)
-            if received > max_bytes:
-                raise TooManyBytes(max_bytes - FORM_OVERHEAD_BYTES)
+            if received > most:
+                raise TooManyBytes(max_bytes)
             if _Buffered.size_bytes > MAX_BUFFERED_BYTES:
                 raise Problem(503, "busy", "too many uploads at once", headers={"Retry-After": "5"})
             yield chunk
