@@ -311,7 +311,8 @@ def main() -> None:
     print(f"{'facts':>9}  {'newest ms':>10}  {'late ms':>10}  {'fold ms':>10}")
     asyncio.run(curve(sizes))
     print(
-        f"{'facts':>9}  {'doubtful':>10}  {'movements':>10}   (nothing counted: ms of a doubtful run, of a fold)"
+        f"{'facts':>9}  {'doubtful':>10}  {'movements':>10}   "
+        "(nothing counted: ms of a doubtful run, of a fold)"
     )
     asyncio.run(stepped_over(sizes))
 
