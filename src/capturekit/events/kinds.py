@@ -84,6 +84,20 @@ class StockRestocked(Happened):
     data: LevelCrossedData
 
 
+class UnwatchedData(_Part):
+    """Data of ``stock.unwatched``."""
+
+    item_id: str
+    location_id: str
+
+
+class StockUnwatched(Happened):
+    """The par level that stock was below was removed, and its alert is over."""
+
+    kind: Literal["stock.unwatched"]
+    data: UnwatchedData
+
+
 class BelowZeroData(StockFigure):
     """Data of ``stock.below_zero``."""
 
@@ -202,6 +216,7 @@ TYPES: Final[dict[str, type[Happened]]] = {
     "stock.changed": StockChanged,
     "stock.low": StockLow,
     "stock.restocked": StockRestocked,
+    "stock.unwatched": StockUnwatched,
     "stock.below_zero": StockBelowZero,
     "movement.recorded": MovementRecorded,
     "movement.voided": MovementVoided,

@@ -27,6 +27,7 @@ from capturekit.events.kinds import (
     StockChanged,
     StockLow,
     StockRestocked,
+    StockUnwatched,
     WebhookDisabled,
 )
 from capturekit.events.webhooks import FIRST_PAUSE_S, RENEW_S, pause_s
@@ -97,6 +98,10 @@ class Listeners:
     def __call__(
         self, kind: Literal["stock.restocked"], *, name: str | None = ..., max_tries: int = ...
     ) -> Register[StockRestocked]: ...
+    @overload
+    def __call__(
+        self, kind: Literal["stock.unwatched"], *, name: str | None = ..., max_tries: int = ...
+    ) -> Register[StockUnwatched]: ...
     @overload
     def __call__(
         self, kind: Literal["stock.below_zero"], *, name: str | None = ..., max_tries: int = ...

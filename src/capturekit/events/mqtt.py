@@ -29,6 +29,8 @@ logger = logging.getLogger("capturekit.events")
 
 OUTLET: Final = "mqtt"
 BATCH: Final = 50
+ALARMING: Final = frozenset({"stock.low", "stock.restocked", "stock.unwatched"})
+"""Events after which alarms are shown anew."""
 """Events told before the place is written down."""
 
 PAGE: Final = 500
@@ -246,7 +248,7 @@ class _Talk:
             figures = await self._store.figures.of(keys)
             for event in batch.events:
                 await self._tell(event, figures)
-            if {event.kind for event in batch.events} & {"stock.low", "stock.restocked"}:
+            if {event.kind for event in batch.events} & ALARMING:
                 await self._show_alarms()
             if batch.upto == self._cursor:
                 return

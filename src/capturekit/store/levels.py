@@ -6,7 +6,7 @@ from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, select, tuple_, update
 
 from capturekit.errors import Unknown
-from capturekit.store import alerts, items, locations
+from capturekit.store import alerts, items, locations, outbox
 from capturekit.store.alerts import AlertKind
 from capturekit.store.changes import Key
 from capturekit.store.page import Page, from_cursor, to_cursor
@@ -81,11 +81,15 @@ def is_set(connection: Connection, new: NewParLevel) -> bool:
 
 
 def remove(connection: Connection, key: Key, at: float) -> None:
-    """Forget the level; an alert that it raised is cleared. Raises Unknown."""
+    """Forget the level; an alert that it raised is cleared, and that is told. Raises Unknown."""
     lock_ledger(connection)
-    if not connection.execute(delete(par_level).where(*_of(key))).rowcount:
+    is_low = connection.scalar(select(par_level.c.is_low).where(*_of(key)))
+    if is_low is None:
         raise Unknown("par level", f"{key.item_id} in {key.location_id}")
-    alerts.clear(connection, AlertKind.LOW, key, at)
+    connection.execute(delete(par_level).where(*_of(key)))
+    if is_low:
+        alerts.clear(connection, AlertKind.LOW, key, at)
+        outbox.tell(connection, "stock.unwatched", {**key._asdict()}, at, item_id=key.item_id)
 
 
 def page(

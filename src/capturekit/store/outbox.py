@@ -28,6 +28,7 @@ KINDS: Final = (
     "stock.changed",
     "stock.low",
     "stock.restocked",
+    "stock.unwatched",
     "stock.below_zero",
     "movement.recorded",
     "movement.voided",

@@ -3,13 +3,15 @@
 A doubtful observation is no fact yet, so its event names no item and no figure.
 """
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, select
+from pydantic import JsonValue
+from sqlalchemy import ColumnElement, Connection, select
 
 from capturekit.store import outbox
 from capturekit.store.review import implausible_proposals, open_proposals
 from capturekit.store.schema import capture, observation
+from capturekit.times import iso
 
 MAX_IDS: Final = 100
 """Of observations in one event; ``count`` says how many there are."""
@@ -21,13 +23,13 @@ def tell_completed(connection: Connection, capture_id: str, at: float) -> None:
     Once for each time that it is processed: a job that was killed after its effect comes again.
     """
     columns = (*_CAPTURE, capture.c.current_run_id.label("run_id"))
-    payload = dict(connection.execute(_of(capture_id, *columns)).mappings().one())
+    payload = _payload(connection, capture_id, *columns)
     outbox.tell(connection, "capture.completed", payload, at, name=_name(connection, capture_id))
 
 
 def tell_failed(connection: Connection, capture_id: str, at: float) -> None:
     """Write ``capture.failed``. The transaction must hold the ledger's lock."""
-    payload = dict(connection.execute(_of(capture_id, *_CAPTURE, capture.c.error)).mappings().one())
+    payload = _payload(connection, capture_id, *_CAPTURE, capture.c.error)
     outbox.tell(connection, "capture.failed", payload, at, name=_name(connection, capture_id))
 
 
@@ -41,7 +43,7 @@ def tell_proposals(connection: Connection, capture_id: str, run_id: str, at: flo
     )
     if not ids:
         return
-    payload = dict(connection.execute(_of(capture_id, *_CAPTURE)).mappings().one())
+    payload = _payload(connection, capture_id, *_CAPTURE)
     payload |= {"run_id": run_id, "count": len(ids), "observation_ids": ids[:MAX_IDS]}
     outbox.tell(connection, "proposal.opened", payload, at)
 
@@ -58,5 +60,9 @@ def _name(connection: Connection, capture_id: str) -> str:
     return f"{capture_id} {series}"
 
 
-def _of(capture_id: str, *columns: object) -> Select[tuple[object, ...]]:
-    return select(*columns).where(capture.c.id == capture_id)  # type: ignore[call-overload,no-any-return]
+def _payload(
+    connection: Connection, capture_id: str, *columns: ColumnElement[Any]
+) -> dict[str, JsonValue]:
+    query = select(*columns).where(capture.c.id == capture_id)
+    row = dict(connection.execute(query).mappings().one())
+    return row | {"captured_at": iso(row["captured_at"])}

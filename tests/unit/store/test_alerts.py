@@ -35,7 +35,7 @@ def seen(quantity: int, confidence: float = 1.0, location: str | None = None) ->
 
 def told(connection: Connection) -> list[str]:
     kinds = select(event.c.kind).where(event.c.kind != "stock.changed").order_by(event.c.seq)
-    alerts = ("stock.low", "stock.restocked", "stock.below_zero")
+    alerts = ("stock.low", "stock.restocked", "stock.unwatched", "stock.below_zero")
     return [kind for kind in connection.scalars(kinds) if kind in alerts]
 
 
@@ -132,11 +132,12 @@ async def test_another_level_is_looked_at_anew(
     assert await database.read(told) == ["stock.low", "stock.restocked"]
 
 
-async def test_a_level_that_is_removed_clears_its_alert(shelf: Store) -> None:
+async def test_a_level_that_is_removed_clears_its_alert(shelf: Store, database: Database) -> None:
     await shelf.inventory.set_par_level("tea", "cam", 2)
 
     await shelf.inventory.remove_par_level("tea", "cam")
 
+    assert await database.read(told) == ["stock.low", "stock.unwatched"]
     assert not (await shelf.inventory.alerts()).rows
     assert not (await shelf.inventory.par_levels()).rows
     with pytest.raises(Unknown, match="par level"):

@@ -57,7 +57,7 @@ async def test_a_run_is_told_with_its_changes_in_order(
     assert completed.data == {
         "capture_id": capture.id,
         "device_id": "cam",
-        "captured_at": 900.0,
+        "captured_at": "1970-01-01T00:15:00.000Z",
         "run_id": capture.current_run_id,
     }
     assert changed.id != completed.id
