@@ -4,12 +4,15 @@ import gzip
 import itertools
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -171,3 +174,45 @@ def test_a_backup_that_fails_half_way_leaves_the_earlier_one_whole(
     assert (folder / "manifest.json").read_bytes() == before
     restored = command("restore", str(folder), "--data", str(tmp_path / "new"), "--verify")
     assert restored.returncode == 0, restored.stderr
+
+
+def _killed(delay_s: float, *arguments: str) -> int:
+    """The exit code of a command that is killed after so long, if it has not ended by then."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "capturekit", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        return process.wait(delay_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def test_a_backup_or_restore_that_is_killed_can_be_made_again(tmp_path: Path) -> None:
+    data, backup = str(tmp_path / "data"), str(tmp_path / "backup")
+    with running_server(tmp_path / "data") as server:
+        token = server.add_device("shelf")
+        for code in CODES:
+            server.upload(token, picture(code))
+        server.wait_until_processed()
+    began = time.monotonic()
+    assert command("backup", backup, "--data", data).returncode == 0
+    took_s = time.monotonic() - began
+
+    # The first half of it is the start of the interpreter.
+    delays = [took_s * (0.5 + part / 8) for part in range(4)]
+    backups = [_killed(delay, "backup", backup, "--data", data) for delay in delays]
+    restores = []
+    for number, delay in enumerate(delays):
+        new = tmp_path / f"new-{number}"
+        restores.append(_killed(delay, "restore", backup, "--data", str(new)))
+        again = command("restore", backup, "--data", str(new), "--verify")
+        if again.returncode != 0:
+            assert "already" in again.stderr
+            assert command("doctor", "--data", str(new)).returncode == 0
+        with closing(sqlite3.connect(new / "capturekit.db")) as database:
+            assert database.execute("SELECT count(*) FROM capture").fetchone() == (3,)
+    assert -signal.SIGKILL in backups
+    assert -signal.SIGKILL in restores
