@@ -2,15 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from capturekit.cli.options import data_option, json_option, with_kit
-from capturekit.times import iso
-
-if TYPE_CHECKING:
-    from capturekit.store import Device
 
 
 @click.group()
@@ -63,11 +58,11 @@ def list_devices(data_dir: Path | None, as_json: bool) -> None:
 
     found = with_kit(Settings.load(data_dir=data_dir), work)
     if as_json:
-        click.echo(json.dumps([device_row(device) for device in found]))
+        click.echo(json.dumps([device.as_json() for device in found]))
         return
     table = Table("id", "name", "location", "last seen", "battery V", "revoked")
     for device in found:
-        row = device_row(device)
+        row = device.as_json()
         names = ("id", "name", "location", "last_seen_at", "battery_v", "revoked_at")
         table.add_row(*(str(row[name] or "") for name in names))
     Console().print(table)
@@ -75,16 +70,27 @@ def list_devices(data_dir: Path | None, as_json: bool) -> None:
 
 @devices.command()
 @click.argument("device_id", metavar="ID")
+@click.option(
+    "--grace",
+    "grace_s",
+    type=click.FloatRange(0, 30 * 86400),
+    default=0.0,
+    metavar="SECONDS",
+    help="The old token works for so long still.",
+)
 @data_option
 @json_option
-def rotate(device_id: str, data_dir: Path | None, as_json: bool) -> None:
-    """Give the camera ID a new token; the old one stops working at once."""
+def rotate(device_id: str, grace_s: float, data_dir: Path | None, as_json: bool) -> None:
+    """Give the camera ID a new token; the old one stops working, at once unless --grace is given.
+
+    At most two tokens work at a time: with --grace, one that was older still ends.
+    """
     from capturekit.kit import CaptureKit
     from capturekit.settings import Settings
     from capturekit.store import Device
 
     async def work(kit: CaptureKit) -> tuple[Device, str]:
-        token = await kit.store.devices.rotate(device_id)
+        token = await kit.store.devices.rotate(device_id, grace_s=grace_s)
         return await kit.store.devices.get(device_id), token
 
     device, token = with_kit(Settings.load(data_dir=data_dir), work)
@@ -104,21 +110,6 @@ def revoke(device_id: str, data_dir: Path | None) -> None:
 
     with_kit(Settings.load(data_dir=data_dir), work)
     click.echo(f"{device_id} is revoked", err=True)
-
-
-def device_row(device: "Device") -> dict[str, object]:
-    """A camera as programs read it; times are ISO 8601."""
-    return {
-        "id": device.id,
-        "name": device.name,
-        "location": device.location_id,
-        "exhaustive": device.is_exhaustive,
-        "last_seen_at": iso(device.last_seen_at),
-        "battery_v": device.battery_v,
-        "rssi": device.rssi,
-        "created_at": iso(device.created_at),
-        "revoked_at": iso(device.revoked_at),
-    }
 
 
 def _show_token(id: str, name: str, token: str, *, as_json: bool) -> None:

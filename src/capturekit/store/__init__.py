@@ -12,6 +12,7 @@ from capturekit.store.collecting import Collection, Collector
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
 from capturekit.store.exchange import MAX_IMPORT_BYTES, ExchangeFormat, ImportReport
 from capturekit.store.figures import Alarm, Figure, Figures
+from capturekit.store.fleet import DeviceEntry, Fleet, Key, View
 from capturekit.store.forecast import Forecast
 from capturekit.store.history import HistoryEnd, HistoryLine, Origin
 from capturekit.store.inventory import Inventory
@@ -56,6 +57,7 @@ __all__ = [
     "Collection",
     "Collector",
     "Device",
+    "DeviceEntry",
     "Devices",
     "Event",
     "Evidence",
@@ -63,6 +65,7 @@ __all__ = [
     "Expiring",
     "Figure",
     "Figures",
+    "Fleet",
     "Forecast",
     "HistoryEnd",
     "HistoryLine",
@@ -73,6 +76,7 @@ __all__ = [
     "ItemEntry",
     "ItemSum",
     "Keeping",
+    "Key",
     "Location",
     "Lot",
     "Lots",
@@ -103,6 +107,7 @@ __all__ = [
     "StockSort",
     "Store",
     "Tallies",
+    "View",
     "WaitsFor",
     "Webhook",
     "WebhookAttempt",
@@ -135,5 +140,6 @@ class Store:
         noticing = Noticing(database, self.outbox.ring)
         self.webhooks = Webhooks(noticing, clock)
         self.devices = Devices(database, clock)
+        self.fleet = Fleet(database, clock)
         self.captures = Captures(noticing, clock, threshold)
         self.inventory = Inventory(noticing, clock)

@@ -319,7 +319,7 @@ _INSERT: Final = Prepared(
 def _record(
     connection: Connection, new: NewCapture, enqueue: Enqueue, by: Principal | None, at: float
 ) -> tuple[Capture, bool]:
-    _authorize(connection, new.device_id, by)
+    _authorize(connection, new.device_id, by, at)
     _touch(connection, new, at)
     known: str | None = _KNOWN.scalar(connection, device=new.device_id, key=new.key)
     if known is not None:
@@ -332,13 +332,13 @@ def _record(
     return recorded, False
 
 
-def _authorize(connection: Connection, device_id: str, by: Principal | None) -> None:
+def _authorize(connection: Connection, device_id: str, by: Principal | None, at: float) -> None:
     if devices.get(connection, device_id).is_revoked:
         raise NotAuthorized(f"device {device_id!r} is revoked")
     if by is None:
         return
     is_other = by.kind is PrincipalKind.DEVICE and by.device_id != device_id
-    if is_other or not devices.is_valid(connection, by):
+    if is_other or not devices.is_valid(connection, by, at):
         raise NotAuthorized(f"this token does not hold for device {device_id!r}")
 
 

@@ -7,18 +7,21 @@ nothing by its timing, and a slow hash would add nothing.
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
+from pydantic import JsonValue
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Float,
     bindparam,
     delete,
     exists,
+    or_,
     select,
     update,
 )
@@ -28,10 +31,17 @@ from capturekit.database.prepared import Prepared
 from capturekit.errors import Conflict, Unknown
 from capturekit.store import locations
 from capturekit.store.schema import credential, device, insert_new, lock_ledger, view
+from capturekit.times import iso
+
+RESERVED_IDS: Final = frozenset({"claims"})
+"""Words that stand in the HTTP API where the id of a device stands."""
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Polygon = Sequence[tuple[float, float]]
+
+MAX_GRACE_S: Final = 30 * 86400.0
+"""Longest that a token holds after another took its place: a device that sleeps for a month."""
 
 
 class PrincipalKind(StrEnum):
@@ -72,6 +82,20 @@ class Device:
     def is_revoked(self) -> bool:
         """True when none of its tokens holds, until ``rotate`` makes a new one."""
         return self.revoked_at is not None
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The device as the HTTP API and the command line show it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "location": self.location_id,
+            "exhaustive": self.is_exhaustive,
+            "last_seen_at": iso(self.last_seen_at),
+            "battery_v": self.battery_v,
+            "rssi": self.rssi,
+            "created_at": iso(self.created_at),
+            "revoked_at": iso(self.revoked_at),
+        }
 
 
 class Devices:
@@ -122,17 +146,25 @@ class Devices:
         """The device; raises Unknown."""
         return await self._database.read(partial(get, id=id))
 
-    async def rotate(self, id: str) -> str:
-        """Give the device a new token; the old ones end at once. Raises Unknown."""
-        return await self._database.write(partial(_rotate, id=id, at=self._clock()))
+    async def rotate(self, id: str, *, grace_s: float = 0.0) -> str:
+        """Give the device a new token. Raises Unknown.
+
+        The one that it has holds for ``grace_s`` seconds more, until the device has learnt the
+        new one; an older one ends at once, so that never more than two hold.
+        """
+        if not 0 <= grace_s <= MAX_GRACE_S:
+            raise ValueError(f"grace_s {grace_s:g}: an old token holds 0 to {MAX_GRACE_S:g} s more")
+        return await self._database.write(
+            partial(_rotate, id=id, at=self._clock(), grace_s=grace_s)
+        )
 
     async def revoke(self, id: str) -> None:
         """End all of the device's tokens at once. Raises Unknown."""
         await self._database.write(partial(_revoke, id=id, at=self._clock()))
 
     async def authenticate(self, token: str) -> Principal | None:
-        """Whose token this is; None when it is unknown or revoked."""
-        return await self._database.read(partial(_authenticate, token=token))
+        """Whose token this is; None when it is unknown, has ended or was revoked."""
+        return await self._database.read(partial(_authenticate, token=token, at=self._clock()))
 
     async def ensure_admin_token(self) -> str | None:
         """Make an administrator's token unless there is one; return it if it was made now."""
@@ -153,26 +185,44 @@ def get(connection: Connection, id: str) -> Device:
     row = _DEVICE.mapping(connection, device=id)
     if row is None:
         raise Unknown("device", id)
+    return device_of(row)
+
+
+def device_of(row: Mapping[Any, Any]) -> Device:
+    """The device of a row with all columns of the table."""
     return Device(**row)
 
 
-def is_valid(connection: Connection, principal: Principal) -> bool:
-    """Whether the principal's token holds still."""
-    return _CREDENTIAL.first(connection, token_hash=principal.credential_id) is not None
+def lock(connection: Connection, id: str) -> None:
+    """Let no other transaction change the device until this one ends. Raises Unknown.
+
+    Of two rotations at once the second must see the first one's token. SQLite has one writer.
+    """
+    one = select(device.c.id).where(device.c.id == id).with_for_update()
+    if connection.scalar(one) is None:
+        raise Unknown("device", id)
 
 
-def _is_active() -> ColumnElement[bool]:
-    return credential.c.revoked_at.is_(None)
+def is_valid(connection: Connection, principal: Principal, at: float) -> bool:
+    """Whether the principal's token holds at that time."""
+    return _CREDENTIAL.first(connection, token_hash=principal.credential_id, at=at) is not None
+
+
+def holds_at(at: float | ColumnElement[float]) -> ColumnElement[bool]:
+    """Whether a credential has not ended by then."""
+    return or_(credential.c.revoked_at.is_(None), credential.c.revoked_at > at)
 
 
 _CREDENTIAL: Final = Prepared(
-    select(credential).where(credential.c.token_hash == bindparam("token_hash"), _is_active())
+    select(credential).where(
+        credential.c.token_hash == bindparam("token_hash"), holds_at(bindparam("at", type_=Float))
+    )
 )
 
 
 def _new_device(name: str, id: str | None, *, is_exhaustive: bool, at: float) -> Device:
     new_id = name if id is None else id
-    if not _ID.fullmatch(new_id):
+    if not _ID.fullmatch(new_id) or new_id in RESERVED_IDS:
         raise ValueError(
             f"device id {new_id!r}: use 1 to 64 letters, digits, '.', '_' and '-', with a letter "
             "or digit first; a name that is none can have an id beside it"
@@ -210,22 +260,25 @@ def _all(connection: Connection) -> list[Device]:
     return [Device(**row) for row in rows]
 
 
-def _rotate(connection: Connection, id: str, at: float) -> str:
-    _revoke(connection, id, at)
+def _rotate(connection: Connection, id: str, at: float, grace_s: float = 0.0) -> str:
+    lock(connection, id)
+    own = update(credential).where(credential.c.device_id == id)
+    connection.execute(own.where(credential.c.revoked_at > at).values(revoked_at=at))
+    connection.execute(own.where(credential.c.revoked_at.is_(None)).values(revoked_at=at + grace_s))
     connection.execute(update(device).where(device.c.id == id).values(revoked_at=None))
     return _issue(connection, PrincipalKind.DEVICE, id, at)
 
 
 def _revoke(connection: Connection, id: str, at: float) -> None:
-    get(connection, id)
+    lock(connection, id)
     connection.execute(
-        update(credential).where(credential.c.device_id == id, _is_active()).values(revoked_at=at)
+        update(credential).where(credential.c.device_id == id, holds_at(at)).values(revoked_at=at)
     )
     connection.execute(update(device).where(device.c.id == id).values(revoked_at=at))
 
 
-def _authenticate(connection: Connection, token: str) -> Principal | None:
-    row = _CREDENTIAL.mapping(connection, token_hash=_hash(token))
+def _authenticate(connection: Connection, token: str, at: float) -> Principal | None:
+    row = _CREDENTIAL.mapping(connection, token_hash=_hash(token), at=at)
     if row is None:
         return None
     return Principal(PrincipalKind(row["kind"]), row["device_id"], row["token_hash"])
@@ -235,7 +288,7 @@ def _ensure_admin_token(connection: Connection, at: float) -> str | None:
     # Several servers may start on one database.
     lock_ledger(connection)
     is_admin = credential.c.kind == PrincipalKind.ADMIN
-    if connection.scalar(select(exists().where(is_admin, _is_active()))):
+    if connection.scalar(select(exists().where(is_admin, holds_at(at)))):
         return None
     return _issue(connection, PrincipalKind.ADMIN, None, at)
 
@@ -245,7 +298,7 @@ def _set_admin_token(connection: Connection, token: str, at: float) -> None:
     is_this = credential.c.token_hash == _hash(token)
     connection.execute(
         update(credential)
-        .where(credential.c.kind == PrincipalKind.ADMIN, ~is_this, _is_active())
+        .where(credential.c.kind == PrincipalKind.ADMIN, ~is_this, holds_at(at))
         .values(revoked_at=at)
     )
     connection.execute(delete(credential).where(credential.c.kind == PrincipalKind.ADMIN, is_this))
