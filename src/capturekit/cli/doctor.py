@@ -78,7 +78,8 @@ def doctor(data_dir: Path | None, as_json: bool, reads_blobs: bool) -> None:
     else:
         for one in found:
             click.echo(f"{one.level}: {one.about}: {one.says}")
-        click.echo("nothing is wrong" if not found else f"{len(found)} findings", err=True)
+        count = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+        click.echo(count if found else "nothing is wrong", err=True)
     sys.exit(any(one.level == "error" for one in found))
 
 

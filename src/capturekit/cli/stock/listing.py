@@ -19,7 +19,7 @@ from capturekit.cli.stock.shared import (
     seconds,
     show,
 )
-from capturekit.times import iso
+from capturekit.times import brief
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -111,8 +111,8 @@ def history(
     if as_json:
         show([line.as_json() for line in lines], (), as_json=True)
     else:
-        columns = ("seq", "recorded_at", "item", "quantity", "from", "to", "before", "after")
-        show([_line(line) for line in lines], (*columns, "cause"), as_json=False)
+        columns = ("seq", "recorded (UTC)", "item", "stock", "cause")
+        show([_line(line) for line in lines], columns, as_json=False)
 
 
 def _line(line: "HistoryLine") -> "dict[str, JsonValue]":
@@ -120,13 +120,9 @@ def _line(line: "HistoryLine") -> "dict[str, JsonValue]":
     words = (cause.movement_kind or cause.kind, cause.by, cause.reason, cause.capture_id)
     return {
         "seq": line.seq,
-        "recorded_at": iso(line.recorded_at),
+        "recorded (UTC)": brief(line.recorded_at),
         "item": line.item_id,
-        "quantity": line.quantity,
-        "from": line.source,
-        "to": line.target,
-        "before": " ".join(str(end.before) for end in line.ends),
-        "after": " ".join(str(end.after) for end in line.ends),
+        "stock": "\n".join(f"{end.location_id}: {end.before} → {end.after}" for end in line.ends),
         "cause": " ".join(word for word in words if word),
     }
 
@@ -159,11 +155,12 @@ def _explain(one: "Why") -> None:
 
 def _print(rows: "list[StockRow]") -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("item", "name", "quantity", "location", "last seen")
+    names = ("item", "name", "quantity", "location")
+    # Folded, not cut: an id that is shown must be one that can be named.
+    table = Table(*(Column(name, overflow="fold") for name in names), "last seen (UTC)")
     for row in rows:
-        seen = iso(row.last_seen_at) or ""
         quantity = f"{row.quantity} {row.unit or ''}".strip()
-        table.add_row(row.item_id, row.name, quantity, row.location, seen)
+        table.add_row(row.item_id, row.name, quantity, row.location, brief(row.last_seen_at))
     Console().print(table)
