@@ -24,7 +24,12 @@ PROCESSED_S = 30.0
 
 def run_cli(data: Path, *arguments: str) -> str:
     """The standard output of a ``capturekit`` command on the data folder, run in this process."""
-    ended = CliRunner().invoke(cli, [*arguments, "--data", str(data)], catch_exceptions=False)
+    return run_cli_anywhere(*arguments, "--data", str(data))
+
+
+def run_cli_anywhere(*arguments: str) -> str:
+    """The standard output of a ``capturekit`` command, run in this process."""
+    ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     return ended.stdout
 

@@ -1,6 +1,5 @@
 """Reviews, policies and reprocessing over real HTTP and from the command line."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from capturekit.database import Database
-from capturekit.frame import Observation
-from capturekit.settings import Settings
-from capturekit.store import RunRecord, Store
+from tests.doubts import doubt
 from tests.made_pictures import picture
 from tests.servers import Server, run_cli, running_server
 
@@ -41,20 +37,9 @@ def doubted(server: Server, data: Path, request: pytest.FixtureRequest) -> tuple
     device = "".join(letter for letter in request.node.name if letter.isalnum())
     stored = server.upload(server.add_device(device), picture(CODE)).json()["capture_id"]
     server.wait_until_processed()
-    asyncio.run(_doubt(Settings.load(data_dir=data).database, stored))
+    doubt(data, stored)
     waiting = server.admin.get("/v1/reviews").json()["reviews"]
     return stored, next(one["observation_id"] for one in waiting if one["capture_id"] == stored)
-
-
-async def _doubt(url: str, capture_id: str) -> None:
-    """Let a pipeline that is not sure speak for the capture."""
-    async with Database(url, is_checkpointing=False) as database:
-        captures = Store(database).captures
-        series = (await captures.next_series(capture_id)).series
-        await captures.start(capture_id, series, 1)
-        saw = Observation(analyser="model", item="tea", confidence=0.2, quantity=3)
-        record = RunRecord("unsure", 1.0, 1.0, {}, (saw,))
-        await captures.finish(capture_id, series, 1, record)
 
 
 def decide(server: Server, observation: int | str, word: str, **body: object) -> httpx2.Response:

@@ -158,10 +158,10 @@ def test_every_command_and_setting_is_documented() -> None:
 
 @pytest.mark.needs_extra("server")
 def test_every_route_is_documented() -> None:
-    from capturekit.web.app import ROUTES
+    from capturekit.web.routes import ROUTES
 
     documented = set(re.findall(r"`([A-Z]+ /[^`]*)`", (DOCS / "reference" / "http.md").read_text()))
-    routes = {f"{method} {path.replace(':path}', '}')}" for method, path, _ in ROUTES}
+    routes = {f"{one.method} {one.template}" for one in ROUTES}
 
     assert documented == routes
 

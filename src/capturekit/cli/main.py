@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "storage": "capturekit.cli.storage:storage",
     "backup": "capturekit.cli.backup:backup",
     "restore": "capturekit.cli.backup:restore",
+    "openapi": "capturekit.cli.openapi:openapi",
     "doctor": "capturekit.cli.doctor:doctor",
 }
 

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Final
 
-from pydantic import JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -19,6 +19,29 @@ MAX_KEY_CHARACTERS: Final = 200
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 """A time before this is of a camera whose clock was never set; it counts as none given."""
 MAX_READING: Final = 1e6
+
+
+class IngestForm(BaseModel):
+    """The form of a camera client. Other fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+    image: bytes
+    """A JPEG, PNG, WebP or HEIC."""
+    device_id: str | None = None
+    """If given, that of the token."""
+    token: str | None = None
+    """The device's, where no header can be set."""
+    captured_at: AwareDatetime | None = None
+    timestamp: AwareDatetime | None = None
+    """The same under its old name."""
+    trigger_type: str | None = None
+    battery_v: float | None = None
+    """Volts."""
+    rssi: int | None = None
+    """Signal strength in dBm."""
+    metadata: str | None = None
+    """JSON, or text."""
 
 
 async def ingest(request: Request) -> Response:

@@ -1,0 +1,63 @@
+"""Cameras."""
+
+from capturekit.wire.base import Answer, Cursor, Moment
+
+
+class DeviceRow(Answer):
+    """A device, and what it last said of itself."""
+
+    id: str
+    name: str
+    location: str
+    exhaustive: bool
+    """Whether what is not seen there is not there."""
+    last_seen_at: Moment | None
+    battery_v: float | None
+    rssi: int | None
+    """Signal strength in dBm."""
+    created_at: Moment
+    revoked_at: Moment | None
+
+
+class DevicePage(Answer):
+    """Devices by id."""
+
+    devices: list[DeviceRow]
+    next: Cursor
+
+
+class DeviceAdded(DeviceRow):
+    """A device with its token, which is shown this once."""
+
+    token: str
+
+
+class DeviceView(Answer):
+    """What a device sees of a location."""
+
+    location_id: str
+    polygon: list[tuple[float, float]] | None
+    """In pixels of the upright picture; null for all of it."""
+    is_exhaustive: bool
+
+
+class DeviceKey(Answer):
+    """A token that holds, without what would let anyone use it."""
+
+    id: str
+    created_at: Moment
+    ends_at: Moment | None
+    """The end of its grace; null for the newest."""
+
+
+class DeviceShown(DeviceRow):
+    """A device with its views and the keys that hold."""
+
+    views: list[DeviceView]
+    keys: list[DeviceKey]
+
+
+class DeviceRotated(DeviceShown):
+    """A device with its new token, which is shown this once."""
+
+    token: str
