@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypedDict, Unpack, overload
 
 import anyio
 import anyio.to_thread
@@ -106,6 +106,17 @@ class Upload:
     metadata: dict[str, JsonValue] | None = None
     via: str = "python"
     """The way in, for the metrics: ``form``, ``frame``, ``folder`` and so on."""
+
+
+class UploadFields(TypedDict, total=False):
+    """What may be said of a picture that is given as bytes; see ``Upload``."""
+
+    key: str | None
+    captured_at: float | None
+    trigger_type: str | None
+    battery_v: float | None
+    rssi_dbm: int | None
+    metadata: dict[str, JsonValue] | None
 
 
 class Reprocessed(NamedTuple):
@@ -204,13 +215,32 @@ class CaptureKit:
         named = {**self._own_handlers, JOB_KIND: self.processing.handle}
         return {kind: measured(handler, self.telemetry) for kind, handler in named.items()}
 
-    async def receive(self, upload: Upload) -> tuple[Capture, bool]:
+    @overload
+    async def receive(self, picture: Upload) -> tuple[Capture, bool]: ...
+    @overload
+    async def receive(
+        self, picture: bytes, device_id: str, **fields: Unpack[UploadFields]
+    ) -> tuple[Capture, bool]: ...
+    async def receive(
+        self,
+        picture: Upload | bytes,
+        device_id: str | None = None,
+        **fields: Unpack[UploadFields],
+    ) -> tuple[Capture, bool]:
         """Keep a picture and queue it; returns its capture and whether it was known.
 
-        Returns only when all of it is on the disk. Raises an ImageError, NotAuthorized when
-        the device was revoked, Conflict when the key names another picture, QueueFull, or a
-        StorageError; then nothing was kept.
+        ``picture`` is the file as it was taken, JPEG or another format of ``picture.verify``, with
+        the id of its device; or an ``Upload`` that says all. Returns only when all of it is on the
+        disk. Raises an ImageError, Unknown when there is no such device, NotAuthorized when it was
+        revoked, Conflict when the key names another picture, QueueFull, or a StorageError; then
+        nothing was kept.
         """
+        if isinstance(picture, Upload):
+            upload = picture
+        elif device_id is None:
+            raise TypeError("receive() takes bytes with the id of the device that took them")
+        else:
+            upload = Upload(bytes(picture), device_id, **fields)
         try:
             with span("receive", device=upload.device_id, bytes=len(upload.content)):
                 capture, is_duplicate = await self._receive(upload)

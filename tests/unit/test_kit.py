@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from capturekit.errors import Conflict, DamagedImage, NotAuthorized
+from capturekit.errors import Conflict, DamagedImage, NotAnImage, NotAuthorized, Unknown
 from capturekit.frame import Frame
 from capturekit.kit import CaptureKit, Role, Upload
 from capturekit.pipeline import ProcessingPipeline
@@ -85,6 +85,19 @@ async def test_a_received_picture_becomes_stock(tmp_path: Path, queue: str) -> N
         assert (await ended(kit, capture.id)).state is CaptureState.COMPLETED
         (row,) = (await kit.store.inventory.stock()).rows
         assert (row.item_id, row.quantity) == (CODE, 2)
+
+
+async def test_a_picture_is_received_as_bytes_too(tmp_path: Path) -> None:
+    async with opened(tmp_path, concurrency=0) as kit:
+        capture, _ = await kit.receive(picture(CODE), "camera", key="first", battery_v=3.9)
+        again = await kit.receive(Upload(picture(CODE), "camera", key="first"))
+        assert again == (capture, True)
+        assert capture.battery_v == 3.9
+        with pytest.raises(Unknown, match="'nobody'"):
+            await kit.receive(picture(CODE), "nobody")
+        with pytest.raises(NotAnImage):
+            await kit.receive(b"GET / HTTP/1.1", "camera")
+        assert len((await kit.store.captures.list()).rows) == 1
 
 
 async def test_a_failed_capture_keeps_its_cause(tmp_path: Path) -> None:
