@@ -125,9 +125,9 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
 
 
 def _shown(default: object) -> str:
-    if isinstance(default, dict):
+    if isinstance(default, dict) and default:
         return ", ".join(f"{name}={rule}" for name, rule in default.items())
-    return str(default) if default != () else "none"
+    return str(default) if default not in ((), {}) else "none"
 
 
 def main(arguments: list[str]) -> int:

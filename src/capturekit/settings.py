@@ -172,6 +172,12 @@ class Settings(BaseSettings):
     """Where pictures are kept: ``s3://BUCKET/PREFIX?endpoint=URL&region=NAME``, with credentials
     from the ``AWS_*`` variables, or ``file:///FOLDER``. The servers and workers of a database need
     the same one. Default: files in data_dir."""
+    watch: Annotated[dict[str, Path], NoDecode] = {}
+    """Folders from which pictures are taken, by device: ``shelf-1=/srv/in/1, shelf-2=/srv/in/2``.
+    ``*=/srv/in`` stands for a folder whose subfolders are named after devices. Default: none."""
+    watch_done: Literal["move", "delete", "keep"] = "move"
+    """What becomes of a file there whose picture was stored. ``move``: to the folder ``done`` in
+    it."""
     retention_days: Annotated[float, Field(gt=0)] | None = None
     """Days after which a picture is removed; what was seen on it stays. Not removed is a picture
     that stock rests on or that a person is to look at. Default: none is removed."""
@@ -239,6 +245,13 @@ class Settings(BaseSettings):
             raise ValueError(f"no limit is named {', '.join(sorted(unknown))}; names: {names}")
         return DEFAULT_RATE_LIMITS | {str(name): str(rule) for name, rule in given.items()}
 
+    @field_validator("watch", mode="before")
+    @classmethod
+    def _parse_watch(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return _pairs(value, ",", "'shelf-1=/srv/in/one, shelf-2=/srv/in/two'")
+
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _parse_proxies(cls, value: object) -> object:
@@ -303,10 +316,16 @@ def _rules(text: str) -> dict[str, str]:
     """``name=rule, name=rule`` or a JSON object; a rule may hold several, joined by ``;``."""
     if text.lstrip().startswith("{"):
         return {str(name): str(rule) for name, rule in json.loads(text).items()}
-    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-    if any(not equals for _, equals, _ in pairs):
-        raise ValueError(f"{text!r} is not 'off' or like 'ingest=10/minute, ip=1200/minute'")
-    return {name.strip(): rule.strip() for name, _, rule in pairs}
+    return _pairs(text, ",", "'off' or like 'ingest=10/minute, ip=1200/minute'")
+
+
+def _pairs(text: str, separator: str | None, form: str) -> dict[str, str]:
+    """``name=value`` and more of them. ``form`` is told when the text is not like that."""
+    pairs = [pair.partition("=") for pair in text.split(separator) if pair.strip()]
+    found = {name.strip(): value.strip() for name, _, value in pairs}
+    if not all(name and value for name, value in found.items()) or len(found) < len(pairs):
+        raise ValueError(f"give {form}, each name once")
+    return found
 
 
 def _explain(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "process": "capturekit.cli.process:process",
     "serve": "capturekit.cli.serve:serve",
     "worker": "capturekit.cli.serve:worker",
+    "watch": "capturekit.cli.intake:watch",
     "demo": "capturekit.cli.demo:demo",
     "devices": "capturekit.cli.devices:devices",
     "stock": "capturekit.cli.stock:stock",
