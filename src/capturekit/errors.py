@@ -228,6 +228,10 @@ class Conflict(CaptureKitError):
     """What was asked does not fit the present state; the message says what does."""
 
 
+class OutOfDate(Conflict):
+    """Somebody else has changed it since; read it again and decide anew."""
+
+
 class ImportFault(NamedTuple):
     """What is wrong with a row of a file that was to be imported."""
 

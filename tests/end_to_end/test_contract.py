@@ -128,6 +128,9 @@ def _name_things(contract: Contract) -> None:
     door = {"device_id": "door"}
     contract.ask("PATCH /v1/devices/{device_id}", 200, door, json={"location": "pantry"})
     contract.ask("POST /v1/devices/{device_id}/rotate", 200, door)
+    config = {"every_s": 300, "size": "uxga"}
+    contract.ask("PUT /v1/devices/{device_id}/config", 200, door, json=config)
+    contract.ask("GET /v1/devices/{device_id}/config", 200, door)
     contract.ask("GET /v1/devices/{device_id}", 200, door)
     contract.ask("POST /v1/devices/{device_id}/revoke", 200, door)
     contract.ask("GET /v1/devices", 200)

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from capturekit.cli.options import data_option, json_option, with_kit
+
+if TYPE_CHECKING:
+    from capturekit.store import DeviceConfig
 
 
 @click.group()
@@ -110,6 +114,65 @@ def revoke(device_id: str, data_dir: Path | None) -> None:
 
     with_kit(Settings.load(data_dir=data_dir), work)
     click.echo(f"{device_id} is revoked", err=True)
+
+
+@devices.command()
+@click.argument("device_id", metavar="ID")
+@click.option(
+    "settings",
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="every (seconds), phase (seconds), size, q or trigger; without a value, the camera's own.",
+)
+@data_option
+@json_option
+def config(device_id: str, settings: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
+    """Show or change what the camera ID should do; it hears of it at its next upload."""
+    from capturekit.kit import CaptureKit
+    from capturekit.settings import Settings
+    from capturekit.store import Configuration
+
+    changes = _config_changes(settings)
+
+    async def work(kit: CaptureKit) -> Configuration:
+        present = await kit.store.fleet.configuration(device_id)
+        if not changes:
+            return present
+        return await kit.store.fleet.configure(
+            device_id, _changed(present.config, changes), if_version=present.version
+        )
+
+    found = with_kit(Settings.load(data_dir=data_dir), work)
+    if as_json:
+        click.echo(json.dumps({"device_id": device_id, **found.as_json()}))
+        return
+    for word, value in found.for_device(device_id).items():
+        click.echo(f"{word}: {value}")
+
+
+def _config_changes(settings: tuple[str, ...]) -> dict[str, str | None]:
+    """New values by member of DeviceConfig; None for what is left to the camera again."""
+    from capturekit.store.configuration import WIRE_NAMES
+
+    changes: dict[str, str | None] = {}
+    for setting in settings:
+        key, is_given, value = setting.partition("=")
+        if not is_given or key not in WIRE_NAMES:
+            names = ", ".join(WIRE_NAMES)
+            raise click.UsageError(f"--set {setting}: give KEY=VALUE, with a KEY of {names}")
+        changes[WIRE_NAMES[key]] = value or None
+    return changes
+
+
+def _changed(config: "DeviceConfig", changes: dict[str, str | None]) -> "DeviceConfig":
+    from pydantic import ValidationError
+
+    try:
+        return config.model_validate(config.model_dump() | changes)
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, one['loc']))} {one['msg']}" for one in error.errors())
+        raise click.UsageError("; ".join(faults).strip()) from error
 
 
 def _show_token(id: str, name: str, token: str, *, as_json: bool) -> None:

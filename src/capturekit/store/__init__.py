@@ -9,6 +9,12 @@ from capturekit.store.blob_records import BlobRecords
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
 from capturekit.store.changes import StockChange
 from capturekit.store.collecting import Collection, Collector
+from capturekit.store.configuration import (
+    Configuration,
+    DeviceConfig,
+    FrameSize,
+    Trigger,
+)
 from capturekit.store.devices import Device, Devices, Principal, PrincipalKind
 from capturekit.store.exchange import MAX_IMPORT_BYTES, ExchangeFormat, ImportReport
 from capturekit.store.figures import Alarm, Figure, Figures
@@ -56,7 +62,9 @@ __all__ = [
     "Captures",
     "Collection",
     "Collector",
+    "Configuration",
     "Device",
+    "DeviceConfig",
     "DeviceEntry",
     "Devices",
     "Event",
@@ -67,6 +75,7 @@ __all__ = [
     "Figures",
     "Fleet",
     "Forecast",
+    "FrameSize",
     "HistoryEnd",
     "HistoryLine",
     "ImportReport",
@@ -107,6 +116,7 @@ __all__ = [
     "StockSort",
     "Store",
     "Tallies",
+    "Trigger",
     "View",
     "WaitsFor",
     "Webhook",

@@ -30,7 +30,15 @@ from capturekit.database import Database
 from capturekit.database.prepared import Prepared
 from capturekit.errors import Conflict, Unknown
 from capturekit.store import locations
-from capturekit.store.schema import credential, device, insert_new, lock_ledger, view
+from capturekit.store.configuration import Configuration
+from capturekit.store.schema import (
+    credential,
+    device,
+    device_config,
+    insert_new,
+    lock_ledger,
+    view,
+)
 from capturekit.times import iso
 
 RESERVED_IDS: Final = frozenset({"claims"})
@@ -60,6 +68,8 @@ class Principal:
     """None for an administrator."""
     credential_id: str
     """Tells tokens apart, and is not secret."""
+    configuration: Configuration | None = None
+    """What the device should do, if that was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +228,14 @@ _CREDENTIAL: Final = Prepared(
         credential.c.token_hash == bindparam("token_hash"), holds_at(bindparam("at", type_=Float))
     )
 )
+# With what the answer to an upload may tell the device: one question for both.
+_OWNER: Final = Prepared(
+    select(credential, device_config.c.version, device_config.c.config)
+    .outerjoin(device_config, device_config.c.device_id == credential.c.device_id)
+    .where(
+        credential.c.token_hash == bindparam("token_hash"), holds_at(bindparam("at", type_=Float))
+    )
+)
 
 
 def _new_device(name: str, id: str | None, *, is_exhaustive: bool, at: float) -> Device:
@@ -278,10 +296,13 @@ def _revoke(connection: Connection, id: str, at: float) -> None:
 
 
 def _authenticate(connection: Connection, token: str, at: float) -> Principal | None:
-    row = _CREDENTIAL.mapping(connection, token_hash=_hash(token), at=at)
+    row = _OWNER.mapping(connection, token_hash=_hash(token), at=at)
     if row is None:
         return None
-    return Principal(PrincipalKind(row["kind"]), row["device_id"], row["token_hash"])
+    configuration = None
+    if row["version"] is not None:
+        configuration = Configuration(row["version"], row["config"])
+    return Principal(PrincipalKind(row["kind"]), row["device_id"], row["token_hash"], configuration)
 
 
 def _ensure_admin_token(connection: Connection, at: float) -> str | None:

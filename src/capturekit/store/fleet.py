@@ -9,10 +9,12 @@ from pydantic import JsonValue
 from sqlalchemy import Connection, Select, or_, select, update
 
 from capturekit.database import Database
+from capturekit.errors import OutOfDate
 from capturekit.store import locations
+from capturekit.store.configuration import NO_CONFIGURATION, Configuration, DeviceConfig
 from capturekit.store.devices import Device, Polygon, device_of, get, holds_at, lock
 from capturekit.store.page import Page, from_cursor, to_cursor
-from capturekit.store.schema import credential, device, view
+from capturekit.store.schema import credential, device, device_config, view
 from capturekit.times import iso
 
 KEY_ID_DIGITS: Final = 12
@@ -123,6 +125,21 @@ class Fleet:
         changes = {column: value for column, value in given.items() if value is not None}
         return await self._database.write(partial(_change, id=id, changes=changes))
 
+    async def configuration(self, id: str) -> Configuration:
+        """What the device should do. Raises Unknown."""
+        return await self._database.read(partial(_configuration, id=id))
+
+    async def configure(
+        self, id: str, config: DeviceConfig, *, if_version: int | None = None
+    ) -> Configuration:
+        """Let the device do this, which it hears at its next upload; returned with its number.
+
+        With ``if_version`` only if that is the present one: OutOfDate otherwise. Raises Unknown.
+        """
+        stored = config.model_dump(mode="json", exclude_none=True)
+        work = partial(_configure, id=id, stored=stored, if_version=if_version, at=self._clock())
+        return await self._database.write(work)
+
 
 def _page(connection: Connection, query: Select[tuple[object, ...]], limit: int) -> Page[Device]:
     found = [device_of(row) for row in connection.execute(query).mappings()]
@@ -163,3 +180,34 @@ def _change(connection: Connection, id: str, changes: Mapping[str, str | bool]) 
     if changes:
         connection.execute(update(device).where(device.c.id == id).values(changes))
     return get(connection, id)
+
+
+def _configuration(connection: Connection, id: str) -> Configuration:
+    get(connection, id)
+    return _present(connection, id)
+
+
+def _present(connection: Connection, id: str) -> Configuration:
+    query = select(device_config.c.version, device_config.c.config)
+    row = connection.execute(query.where(device_config.c.device_id == id)).one_or_none()
+    return NO_CONFIGURATION if row is None else Configuration(*row)
+
+
+def _configure(
+    connection: Connection,
+    id: str,
+    stored: dict[str, JsonValue],
+    if_version: int | None,
+    at: float,
+) -> Configuration:
+    lock(connection, id)
+    before = _present(connection, id).version
+    if if_version is not None and if_version != before:
+        raise OutOfDate(f"the configuration of {id!r} is at version {before} by now")
+    values = {"version": before + 1, "config": stored, "changed_at": at}
+    if before:
+        own = update(device_config).where(device_config.c.device_id == id)
+        connection.execute(own.values(values))
+    else:
+        connection.execute(device_config.insert().values(device_id=id, **values))
+    return Configuration(before + 1, stored)

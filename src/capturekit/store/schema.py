@@ -97,6 +97,16 @@ credential = Table(
     CheckConstraint("kind IN ('device', 'admin')", name="kind"),
 )
 
+device_config = Table(
+    "device_config",
+    metadata,
+    Column("device_id", NAME, ForeignKey("device.id"), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+"""What devices should do. A device without a row was never told."""
+
 view = Table(
     "view",
     metadata,

@@ -21,6 +21,7 @@ from capturekit.kit import Upload
 from capturekit.store import Principal, PrincipalKind
 from capturekit.times import iso
 from capturekit.web.auth import REFUSAL, admit, kit_of, principal_of, spend_limit
+from capturekit.web.device_config import config_field
 from capturekit.web.form import chunks
 from capturekit.web.problems import Problem
 
@@ -80,7 +81,8 @@ async def put_frame(request: Request) -> Response:
         "message": "this picture was stored before" if is_duplicate else "picture stored",
         "duplicate": is_duplicate,
     }
-    return JSONResponse(body, HTTPStatus.OK if is_duplicate else HTTPStatus.CREATED)
+    status = HTTPStatus.OK if is_duplicate else HTTPStatus.CREATED
+    return JSONResponse(body, status, config_field(principal, meta.cfg))
 
 
 async def hello(request: Request) -> Response:

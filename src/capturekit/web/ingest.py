@@ -12,6 +12,7 @@ from capturekit.errors import NotAuthorized
 from capturekit.kit import Upload
 from capturekit.store import Principal, PrincipalKind
 from capturekit.web.auth import REFUSAL, admit, bearer_token, kit_of, principal_of, spend_limit
+from capturekit.web.device_config import config_field
 from capturekit.web.form import Form, read_form
 from capturekit.web.problems import Problem
 
@@ -36,6 +37,8 @@ class IngestForm(BaseModel):
     timestamp: AwareDatetime | None = None
     """The same under its old name."""
     trigger_type: str | None = None
+    cfg: int | None = None
+    """The version of its configuration that the device has."""
     battery_v: float | None = None
     """Volts."""
     rssi: int | None = None
@@ -66,7 +69,8 @@ async def ingest(request: Request) -> Response:
             "capture_id": capture.id,
             "message": "this picture was stored before" if is_duplicate else "picture stored",
             "duplicate": is_duplicate,
-        }
+        },
+        headers=config_field(principal, _integer(form.text("cfg"))),
     )
 
 

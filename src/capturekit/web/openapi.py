@@ -46,6 +46,11 @@ HEADERS: Final[Mapping[str, Json]] = {
         "schema": {"type": "string", "maxLength": 1024},
         "example": 'age=37, rssi=-71, vbat=3912, heap=48112, try=2, rst="brownout", fw="1.2.0"',
     },
+    "If-Match": {
+        "description": "The `ETag` of what was read: refused when it has changed since.",
+        "schema": _TEXT,
+        "example": '"v7"',
+    },
     "Last-Event-ID": {
         "description": "The number of the last event that was heard; stronger than `after`.",
         "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
@@ -71,6 +76,13 @@ _TOLD_HEADERS: Final[Mapping[str, Json]] = {
     "RateLimit": {"description": "What is left of them.", "schema": _TEXT},
     "WWW-Authenticate": {"description": "How to say who asks.", "schema": _TEXT},
     "Allow": {"description": "The methods that the path knows.", "schema": _TEXT},
+    "Capturekit-Config": {
+        "description": "What the device should do, as an RFC 9651 dictionary; only where it does "
+        "not have the present version, `v`.",
+        "schema": _TEXT,
+        "example": 'v=8, every=300, phase=118, size="uxga", q=12',
+    },
+    "ETag": {"description": "The version, for `If-Match`.", "schema": _TEXT},
     "Content-Disposition": {"description": "What to name the file.", "schema": _TEXT},
 }
 
@@ -104,6 +116,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "items": "Items",
     "places": "Places",
     "devices": "Devices",
+    "device_config": "Devices",
     "exchange": "Files",
     "storage": "Storage",
     "limits": "Limits",
@@ -135,6 +148,7 @@ _WHY: Final[Mapping[int, str]] = {
     408: "The body did not come in time.",
     409: "It contradicts what is there.",
     410: "It was removed.",
+    412: "It was changed meanwhile.",
     413: "It is too large.",
     415: "It is of a type that is not taken.",
     422: "Something that was given cannot be right.",

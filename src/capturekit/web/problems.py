@@ -26,6 +26,7 @@ _STATUS_OF: Final[Mapping[type[Exception], tuple[int, str]]] = {
     errors.UnknownJob: (404, "unknown-task"),
     errors.NotAuthorized: (401, "not-authorized"),
     errors.Conflict: (409, "conflict"),
+    errors.OutOfDate: (412, "out-of-date"),
     errors.ImportRefused: (422, "import-refused"),
     errors.QueueFull: (503, "queue-full"),
     errors.StorageFull: (507, "storage-full"),

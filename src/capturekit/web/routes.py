@@ -2,10 +2,12 @@
 
 from typing import Final
 
+from capturekit.store import DeviceConfig
 from capturekit.web import (
     admin,
     captures,
     dashboard,
+    device_config,
     devices,
     events,
     exchange,
@@ -38,6 +40,8 @@ FILES: Final = Raw(("text/csv", "application/json"))
 PAGE: Final = Raw(("text/html",))
 KEY: Final = ("Idempotency-Key",)
 LOCATION: Final = ("Location",)
+CONFIG: Final = ("Capturekit-Config",)
+ETAG: Final = ("ETag",)
 
 ROUTES: Final[tuple[Operation, ...]] = (
     Operation(
@@ -45,6 +49,7 @@ ROUTES: Final[tuple[Operation, ...]] = (
         "/v1/ingest",
         ingest,
         {200: uploads.Stored},
+        told_headers={200: CONFIG},
         access=Access.DEVICE,
         body=Form(IngestForm),
         headers=KEY,
@@ -56,6 +61,7 @@ ROUTES: Final[tuple[Operation, ...]] = (
         "/v1/devices/{device_id}/frames/{name}",
         frames.put_frame,
         {200: uploads.Stored, 201: uploads.Stored},
+        told_headers={200: CONFIG, 201: CONFIG},
         access=Access.DEVICE,
         body=JPEG,
         headers=("Content-Digest", "Capturekit-Meta"),
@@ -387,6 +393,23 @@ ROUTES: Final[tuple[Operation, ...]] = (
         "/v1/devices/{device_id}/revoke",
         devices.revoke_device,
         {200: devices_told.DeviceShown},
+    ),
+    Operation(
+        "GET",
+        "/v1/devices/{device_id}/config",
+        device_config.show_config,
+        {200: devices_told.DeviceConfigured},
+        told_headers={200: ETAG},
+    ),
+    Operation(
+        "PUT",
+        "/v1/devices/{device_id}/config",
+        device_config.set_config,
+        {200: devices_told.DeviceConfigured},
+        told_headers={200: ETAG},
+        body=DeviceConfig,
+        headers=("If-Match",),
+        problems=(412,),
     ),
     Operation(
         "PUT",

@@ -61,3 +61,24 @@ class DeviceRotated(DeviceShown):
     """A device with its new token, which is shown this once."""
 
     token: str
+
+
+class ConfigTold(Answer):
+    """What a device should do; null where that is left to it."""
+
+    every_s: int | None
+    """Seconds from one picture to the next."""
+    phase_s: int | None
+    """When in that period; null for what follows from the device's id."""
+    size: str | None
+    quality: int | None
+    trigger: str | None
+
+
+class DeviceConfigured(Answer):
+    """What a device should do, with the version of it."""
+
+    device_id: str
+    version: int
+    """0 when nothing was said."""
+    config: ConfigTold

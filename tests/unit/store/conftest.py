@@ -11,6 +11,7 @@ from capturekit.database import Database
 from capturekit.frame import Observation
 from capturekit.store import (
     Capture,
+    DeviceConfig,
     MovementKind,
     NewCapture,
     NewMovement,
@@ -151,6 +152,7 @@ async def told(store: Store, photograph: Photograph) -> None:
     """A story in which every table has rows."""
     inventory = store.inventory
     await store.devices.add("cam", is_exhaustive=True)
+    await store.fleet.configure("cam", DeviceConfig(every_s=300))
     await inventory.add_item("tea", "Tea")
     await inventory.assign_code("400", "tea", 6)
     for number in range(1, 5):

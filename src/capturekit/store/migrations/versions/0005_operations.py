@@ -22,3 +22,16 @@ def upgrade() -> None:
         sa.Column("sum", sa.Float, nullable=False),
         sa.PrimaryKeyConstraint("name", "labels", "bucket", name="pk_telemetry"),
     )
+    _create_device_config()
+
+
+def _create_device_config() -> None:
+    op.create_table(
+        "device_config",
+        sa.Column("device_id", NAME, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("config", sa.JSON, nullable=False),
+        sa.Column("changed_at", sa.Float, nullable=False),
+        sa.ForeignKeyConstraint(["device_id"], ["device.id"], name="fk_device_config_device_id"),
+        sa.PrimaryKeyConstraint("device_id", name="pk_device_config"),
+    )
