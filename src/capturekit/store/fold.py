@@ -77,15 +77,18 @@ class Balance:
 # The index of live counts
 
 
-def index_captures(connection: Connection, which: Ids) -> None:
-    """Make the index hold what the current runs of these captures say, and nothing else."""
+def index_captures(connection: Connection, which: Ids) -> set[str]:
+    """Make the index hold what the current runs of these captures say, and nothing else.
+
+    Returns the runs of which a count cannot be true any more, as the item's policy has it.
+    """
     of_captures = live_count.c.capture_id.in_(which)
     changed = plausible.ruled(connection, of_captures)
     for table in (live_count, live_scope):
         connection.execute(delete(table).where(table.c.capture_id.in_(which)))
     _insert_found(connection, live_count, counts_of_runs().where(capture.c.id.in_(which)))
     _insert_found(connection, live_scope, scopes_of_runs().where(capture.c.id.in_(which)))
-    plausible.judge(connection, changed | plausible.ruled(connection, of_captures))
+    return plausible.judge(connection, changed | plausible.ruled(connection, of_captures))
 
 
 def index_movements(connection: Connection, which: Ids) -> None:

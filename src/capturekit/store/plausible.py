@@ -101,8 +101,12 @@ def ruled(connection: Connection, which: ColumnElement[bool]) -> set[Position]:
     return {Position(*row) for row in connection.execute(found)}
 
 
-def judge(connection: Connection, positions: Iterable[Position]) -> None:
-    """Judge the counts there, if any, and the two after each; the order does not matter."""
+def judge(connection: Connection, positions: Iterable[Position]) -> set[str]:
+    """Judge the counts there, if any, and the two after each; the order does not matter.
+
+    Returns the runs of which a count is not believed any more.
+    """
+    doubted: set[str] = set()
     for position in sorted(positions):
         rule = rule_of(connection, position.item_id)
         if rule is None:
@@ -115,7 +119,8 @@ def judge(connection: Connection, positions: Iterable[Position]) -> None:
             .limit(1 + LOOKED_BACK)
         )
         window = [*before, *(Count(**row) for row in after.mappings())]
-        _judge_some(connection, position.item_id, window, rule, start=len(before))
+        doubted |= _judge_some(connection, position.item_id, window, rule, start=len(before))
+    return doubted
 
 
 def judge_item(connection: Connection, item_id: str) -> set[Key]:
@@ -170,12 +175,16 @@ def _by_place(connection: Connection, item_id: str) -> dict[str, list[Count]]:
 
 def _judge_some(
     connection: Connection, item_id: str, window: Sequence[Count], rule: Rule | None, start: int
-) -> None:
-    """Write what is plausible of consecutive counts of one key, from the place ``start`` on."""
+) -> set[str]:
+    """Write what is plausible of consecutive counts of one key, from the place ``start`` on.
+
+    Returns the runs of those that were, and are not.
+    """
     wrong = list(_wrong(connection, item_id, window, rule, start))
     if wrong:
         rows = [{"of_id": one.id, "is_plausible": not one.is_plausible} for one in wrong]
         connection.execute(_REWRITE, rows)
+    return {one.run_id for one in wrong if one.is_plausible and one.run_id is not None}
 
 
 def _wrong(

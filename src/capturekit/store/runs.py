@@ -135,10 +135,11 @@ def choose(connection: Connection, capture_id: str, run_id: str, cause: Cause) -
     connection.execute(
         update(capture).where(of_capture).values(current_run_id=run_id, thumbnail_sha256=thumbnail)
     )
-    index_captures(connection, [capture_id])
+    doubted = index_captures(connection, [capture_id])
     concerned = [one for one in (before, run_id) if one is not None]
     changes = refold(connection, keys_of_runs(connection, concerned), cause, changed=capture_id)
     telling.tell_proposals(connection, capture_id, run_id, cause.at)
+    telling.tell_doubted(connection, doubted - {run_id}, cause.at)
     return changes
 
 

@@ -3,6 +3,7 @@
 A doubtful observation is no fact yet, so its event names no item and no figure.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pydantic import JsonValue
@@ -10,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, select
 
 from capturekit.store import outbox
 from capturekit.store.review import implausible_proposals, open_proposals
-from capturekit.store.schema import capture, observation
+from capturekit.store.schema import capture, observation, run
 from capturekit.times import iso
 
 MAX_IDS: Final = 100
@@ -43,8 +44,21 @@ def tell_proposals(connection: Connection, capture_id: str, run_id: str, at: flo
     )
     if not ids:
         return
+    _open(connection, capture_id, run_id, ids, at)
+
+
+def tell_doubted(connection: Connection, run_ids: Iterable[str], at: float) -> None:
+    """Write ``proposal.opened`` for runs that a picture that came late makes implausible."""
+    for run_id in sorted(run_ids):
+        capture_id = connection.scalars(select(run.c.capture_id).where(run.c.id == run_id)).one()
+        rows = implausible_proposals(connection, capture_id)
+        if ids := sorted(row["observation_id"] for row in rows):
+            _open(connection, capture_id, run_id, ids, at)
+
+
+def _open(connection: Connection, capture_id: str, run_id: str, ids: list[int], at: float) -> None:
     payload = _payload(connection, capture_id, *_CAPTURE)
-    payload |= {"run_id": run_id, "count": len(ids), "observation_ids": ids[:MAX_IDS]}
+    payload |= {"run_id": run_id, "count": len(ids), "observation_ids": [*ids[:MAX_IDS]]}
     outbox.tell(connection, "proposal.opened", payload, at)
 
 

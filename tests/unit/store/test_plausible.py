@@ -321,6 +321,24 @@ async def test_a_jump_waits_and_a_second_one_is_believed(
 
 
 @pytest.mark.anyio
+async def test_what_a_late_picture_makes_doubtful_is_told(
+    shelf: Store, photograph: Photograph, quantities: Quantities
+) -> None:
+    await shelf.inventory.set_policy(NewPolicy(item="tea", max_step_per_hour=5))
+    believed = await photograph("cam", "b", 200.0, [seen(90)])
+    assert not (await shelf.inventory.proposals()).rows
+
+    await photograph("cam", "a", 100.0, [seen(10)])
+
+    (waiting,) = (await shelf.inventory.proposals()).rows
+    events = (await shelf.outbox.after(0, kinds=["proposal.opened"])).events
+    assert [(one.data["capture_id"], one.data["observation_ids"]) for one in events] == [
+        (believed.id, [waiting.observation_id])
+    ]
+    assert await quantities() == {("tea", "cam"): 10}
+
+
+@pytest.mark.anyio
 async def test_a_judgement_that_was_changed_is_not_proved(
     shelf: Store, database: Database, photograph: Photograph
 ) -> None:
