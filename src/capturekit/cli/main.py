@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "watch": "capturekit.cli.intake:watch",
     "demo": "capturekit.cli.demo:demo",
     "devices": "capturekit.cli.devices:devices",
+    "tokens": "capturekit.cli.tokens:tokens",
     "stock": "capturekit.cli.stock:stock",
     "review": "capturekit.cli.review:review",
     "reprocess": "capturekit.cli.reprocess:reprocess",

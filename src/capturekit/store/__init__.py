@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from capturekit.database import Database
+from capturekit.store.access import Role
 from capturekit.store.alerts import Alert, AlertKind
 from capturekit.store.blob_records import BlobRecords
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
@@ -46,6 +47,7 @@ from capturekit.store.stock import (
     Why,
 )
 from capturekit.store.telemetry import Tallies
+from capturekit.store.tokens import Token, Tokens
 from capturekit.store.webhooks import Attempt as WebhookAttempt
 from capturekit.store.webhooks import Webhook, Webhooks
 
@@ -107,6 +109,7 @@ __all__ = [
     "Proposal",
     "Removal",
     "Retention",
+    "Role",
     "Run",
     "RunRecord",
     "Selection",
@@ -116,6 +119,8 @@ __all__ = [
     "StockSort",
     "Store",
     "Tallies",
+    "Token",
+    "Tokens",
     "Trigger",
     "View",
     "WaitsFor",
@@ -150,6 +155,7 @@ class Store:
         noticing = Noticing(database, self.outbox.ring)
         self.webhooks = Webhooks(noticing, clock)
         self.devices = Devices(database, clock)
+        self.tokens = Tokens(database, clock)
         self.fleet = Fleet(database, clock)
         self.captures = Captures(noticing, clock, threshold)
         self.inventory = Inventory(noticing, clock)

@@ -1,4 +1,4 @@
-"""Cameras, and the tokens that they and administrators prove themselves with.
+"""Cameras, and the tokens that they and users of the API prove themselves with.
 
 Only a token's SHA-256 is stored. A token has 256 random bits, so looking its hash up tells
 nothing by its timing, and a slow hash would add nothing.
@@ -30,6 +30,7 @@ from capturekit.database import Database
 from capturekit.database.prepared import Prepared
 from capturekit.errors import Conflict, Unknown
 from capturekit.store import locations
+from capturekit.store.access import Role
 from capturekit.store.configuration import Configuration
 from capturekit.store.schema import (
     credential,
@@ -44,6 +45,9 @@ from capturekit.times import iso
 RESERVED_IDS: Final = frozenset({"claims"})
 """Words that stand in the HTTP API where the id of a device stands."""
 
+FIRST_NAME: Final = "admin"
+"""Name of the token that was made at the first start, or is set by CAPTUREKIT_ADMIN_TOKEN."""
+
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Polygon = Sequence[tuple[float, float]]
@@ -53,21 +57,28 @@ MAX_GRACE_S: Final = 30 * 86400.0
 
 
 class PrincipalKind(StrEnum):
-    """What a token speaks for."""
+    """What speaks for whom."""
 
     DEVICE = "device"
-    ADMIN = "admin"
+    TOKEN = "token"  # noqa: S105  # a word, and no secret
+    """A token of the API."""
+    PERSON = "person"
+    """Someone who signed in: no token, but a session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a token belongs to."""
+    """Who asks."""
 
     kind: PrincipalKind
     device_id: str | None
-    """None for an administrator."""
+    """None for all but devices."""
     credential_id: str
-    """Tells tokens apart, and is not secret."""
+    """Tells tokens and sessions apart, and is not secret."""
+    name: str = ""
+    """Of the person or the token; the id of a device."""
+    role: Role | None = None
+    """What it may do; None for a device, which only uploads."""
     configuration: Configuration | None = None
     """What the device should do, if that was said."""
 
@@ -177,11 +188,14 @@ class Devices:
         return await self._database.read(partial(_authenticate, token=token, at=self._clock()))
 
     async def ensure_admin_token(self) -> str | None:
-        """Make an administrator's token unless there is one; return it if it was made now."""
+        """Make an admin's token unless there is one; return it if it was made now."""
         return await self._database.write(partial(_ensure_admin_token, at=self._clock()))
 
     async def set_admin_token(self, token: str) -> None:
-        """Let this be the only administrator's token. Raises ValueError for an empty one."""
+        """Let this be the first token, in place of the one before; named ones stay.
+
+        Raises ValueError for an empty one.
+        """
         if not token:
             raise ValueError("an admin token needs at least one character")
         await self._database.write(partial(_set_admin_token, token=token, at=self._clock()))
@@ -261,7 +275,8 @@ def _add(connection: Connection, new: Device) -> tuple[Device, str]:
             created_at=new.created_at,
         )
     )
-    return new, _issue(connection, PrincipalKind.DEVICE, new.id, new.created_at)
+    _, token = issue(connection, PrincipalKind.DEVICE, new.created_at, device_id=new.id)
+    return new, token
 
 
 def _add_view(connection: Connection, row: dict[str, object], device_id: str) -> None:
@@ -284,7 +299,7 @@ def _rotate(connection: Connection, id: str, at: float, grace_s: float = 0.0) ->
     connection.execute(own.where(credential.c.revoked_at > at).values(revoked_at=at))
     connection.execute(own.where(credential.c.revoked_at.is_(None)).values(revoked_at=at + grace_s))
     connection.execute(update(device).where(device.c.id == id).values(revoked_at=None))
-    return _issue(connection, PrincipalKind.DEVICE, id, at)
+    return issue(connection, PrincipalKind.DEVICE, at, device_id=id)[1]
 
 
 def _revoke(connection: Connection, id: str, at: float) -> None:
@@ -302,44 +317,54 @@ def _authenticate(connection: Connection, token: str, at: float) -> Principal | 
     configuration = None
     if row["version"] is not None:
         configuration = Configuration(row["version"], row["config"])
-    return Principal(PrincipalKind(row["kind"]), row["device_id"], row["token_hash"], configuration)
+    return Principal(
+        PrincipalKind(row["kind"]),
+        row["device_id"],
+        row["token_hash"],
+        row["name"] or row["device_id"],
+        Role(row["role"]) if row["role"] else None,
+        configuration,
+    )
 
 
 def _ensure_admin_token(connection: Connection, at: float) -> str | None:
     # Several servers may start on one database.
     lock_ledger(connection)
-    is_admin = credential.c.kind == PrincipalKind.ADMIN
-    if connection.scalar(select(exists().where(is_admin, holds_at(at)))):
+    is_lasting = credential.c.revoked_at.is_(None)
+    if connection.scalar(select(exists().where(credential.c.role == Role.ADMIN, is_lasting))):
         return None
-    return _issue(connection, PrincipalKind.ADMIN, None, at)
+    return issue(connection, PrincipalKind.TOKEN, at, name=FIRST_NAME, role=Role.ADMIN)[1]
 
 
 def _set_admin_token(connection: Connection, token: str, at: float) -> None:
     lock_ledger(connection)
     is_this = credential.c.token_hash == _hash(token)
+    is_first = (credential.c.kind == PrincipalKind.TOKEN) & (credential.c.name == FIRST_NAME)
     connection.execute(
-        update(credential)
-        .where(credential.c.kind == PrincipalKind.ADMIN, ~is_this, holds_at(at))
-        .values(revoked_at=at)
+        update(credential).where(is_first, ~is_this, holds_at(at)).values(revoked_at=at)
     )
-    connection.execute(delete(credential).where(credential.c.kind == PrincipalKind.ADMIN, is_this))
-    _keep(connection, token, PrincipalKind.ADMIN, None, at)
+    connection.execute(delete(credential).where(is_first, is_this))
+    _keep(connection, token, PrincipalKind.TOKEN, at, name=FIRST_NAME, role=Role.ADMIN)
 
 
-def _issue(connection: Connection, kind: PrincipalKind, device_id: str | None, at: float) -> str:
+def issue(
+    connection: Connection, kind: PrincipalKind, at: float, **columns: object
+) -> tuple[str, str]:
+    """Make a token, keep its hash, and return its id and itself."""
     token = f"ck_{kind}_{secrets.token_urlsafe(32)}"
-    _keep(connection, token, kind, device_id, at)
-    return token
+    return _keep(connection, token, kind, at, **columns), token
 
 
 def _keep(
-    connection: Connection, token: str, kind: PrincipalKind, device_id: str | None, at: float
-) -> None:
+    connection: Connection, token: str, kind: PrincipalKind, at: float, **columns: object
+) -> str:
+    new_id = secrets.token_hex(6)
     connection.execute(
         credential.insert().values(
-            token_hash=_hash(token), kind=kind, device_id=device_id, created_at=at
+            id=new_id, token_hash=_hash(token), kind=kind, created_at=at, **columns
         )
     )
+    return new_id
 
 
 def _hash(token: str) -> str:

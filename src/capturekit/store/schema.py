@@ -94,7 +94,13 @@ credential = Table(
     Column("device_id", NAME, ForeignKey("device.id"), index=True),
     Column("created_at", Float, nullable=False),
     Column("revoked_at", Float),
-    CheckConstraint("kind IN ('device', 'admin')", name="kind"),
+    # Names it where it is managed: the hash is for looking it up.
+    Column("id", NAME, nullable=False, unique=True),
+    Column("name", NAME),
+    Column("role", NAME),
+    CheckConstraint("kind IN ('device', 'token')", name="kind"),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),
+    CheckConstraint("(kind = 'token') = (role IS NOT NULL)", name="has_role"),
 )
 
 device_config = Table(

@@ -13,8 +13,9 @@ from starlette.responses import JSONResponse, Response
 from capturekit.errors import CaptureKitError
 from capturekit.kit import CaptureKit
 from capturekit.queue.base import CancelOutcome, JobState, JobStatus, WorkerInfo
+from capturekit.store import Role
 from capturekit.times import iso
-from capturekit.web.auth import kit_of, require_admin, spend_limit
+from capturekit.web.auth import kit_of, require, spend_limit
 from capturekit.web.problems import Problem
 from capturekit.web.query import Q, parse_query
 from capturekit.web.storage import numbers
@@ -76,7 +77,7 @@ async def process_pending(request: Request) -> Response:
 
 async def task_status(request: Request) -> Response:
     """All that is known about a task; ``?wait=10`` answers when it ends, or after 10 s."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     kit = kit_of(request)
     options = parse_query(request, WaitOptions)
     task_id = request.path_params["task_id"]
@@ -88,7 +89,7 @@ async def task_status(request: Request) -> Response:
 
 async def cancel_task(request: Request) -> Response:
     """Stop a task and tell what really happened."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     task_id = request.path_params["task_id"]
     outcome = await kit_of(request).processing.cancel(task_id)
     if outcome is CancelOutcome.ALREADY_FINISHED:
@@ -106,13 +107,13 @@ async def cancel_task(request: Request) -> Response:
 
 async def stats(request: Request) -> Response:
     """Counts of everything; a block that cannot be counted says so instead of 0."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     return JSONResponse({name: await _block(count, request) for name, count in _BLOCKS.items()})
 
 
 async def queue_info(request: Request) -> Response:
     """What runs where, and what waits."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     kit = kit_of(request)
     numbers, workers = await kit.queue.stats(), await kit.queue.workers()
     running = await kit.queue.statuses(states=[JobState.RUNNING], limit=1000)
@@ -140,7 +141,7 @@ def _worker(worker: WorkerInfo) -> dict[str, object]:
 
 
 async def _enter(request: Request, limit: str, options: type[Q]) -> tuple[CaptureKit, Q]:
-    principal = await require_admin(request)
+    principal = await require(request, Role.OPERATOR)
     await spend_limit(request, limit, principal)
     return kit_of(request), parse_query(request, options)
 

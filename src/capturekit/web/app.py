@@ -12,7 +12,7 @@ from starlette.types import Scope
 from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
 from capturekit.ratelimit import RateLimiter, RateLimitMiddleware, open_storage
-from capturekit.store import PrincipalKind
+from capturekit.store import Role
 from capturekit.web import problems
 from capturekit.web.auth import principal_of
 from capturekit.web.edge import Edge
@@ -86,7 +86,7 @@ def _is_admin_of_limits(kit: CaptureKit) -> Callable[[Scope], Awaitable[bool]]:
         if not scope["path"].removeprefix(scope.get("root_path", "")).startswith(LIMITS_PATH):
             return False
         principal = await principal_of(scope, kit)
-        return principal is not None and principal.kind is PrincipalKind.ADMIN
+        return principal is not None and principal.role is Role.ADMIN
 
     return exempt
 

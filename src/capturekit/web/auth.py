@@ -1,4 +1,4 @@
-"""Who is asking: a device or an admin, by bearer token."""
+"""Who is asking, and whether they may."""
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -6,7 +6,7 @@ from starlette.types import Scope
 from capturekit.errors import NotAuthorized
 from capturekit.kit import CaptureKit
 from capturekit.ratelimit import spend
-from capturekit.store import Principal, PrincipalKind
+from capturekit.store import Principal, Role
 from capturekit.web.problems import Overloaded, Problem
 
 REFUSAL = "the token is missing, wrong or revoked"
@@ -38,13 +38,19 @@ async def principal_of(scope: Scope, kit: CaptureKit) -> Principal | None:
     return principal
 
 
-async def require_admin(request: Request) -> Principal:
-    """The admin who asks. Raises NotAuthorized, or Problem 403 for a device's token."""
+async def require(request: Request, role: Role) -> Principal:
+    """Who asks, with this role or one that covers it.
+
+    Raises NotAuthorized, or Problem 403 for a device's token and for a lower role.
+    """
     principal = await principal_of(request.scope, kit_of(request))
     if principal is None:
         raise NotAuthorized(REFUSAL)
-    if principal.kind is not PrincipalKind.ADMIN:
-        raise Problem(403, "forbidden", "a device's token does not open this; use an admin token")
+    if principal.role is None:
+        raise Problem(403, "forbidden", "a device's token opens nothing but uploads")
+    if not principal.role.covers(role):
+        detail = f"this takes the role {role}, and {principal.name} has the role {principal.role}"
+        raise Problem(403, "forbidden", detail)
     return principal
 
 
@@ -69,4 +75,4 @@ async def admit(request: Request, principal: Principal) -> None:
 
 
 def _name(principal: Principal) -> str:
-    return f"{principal.kind}:{principal.device_id or ''}"
+    return f"{principal.kind}:{principal.name}"

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import Unknown
-from capturekit.store import Capture, CaptureState
+from capturekit.store import Capture, CaptureState, Role
 from capturekit.times import iso
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.web.auth import kit_of, require
 from capturekit.web.problems import Problem
 from capturekit.web.query import parse_query
 from capturekit.web.waiting import WaitOptions, wait_until
@@ -28,7 +28,7 @@ class ListOptions(BaseModel):
 
 async def list_captures(request: Request) -> Response:
     """Captures, the newest upload first, a page at a time."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, ListOptions)
     page = await kit_of(request).store.captures.list(
         state=options.state, device_id=options.device, limit=options.limit, cursor=options.cursor
@@ -38,7 +38,7 @@ async def list_captures(request: Request) -> Response:
 
 async def show_capture(request: Request) -> Response:
     """One capture with the result of its run; ``?wait=5`` answers when it is processed."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     captures = kit_of(request).store.captures
     capture_id = request.path_params["capture_id"]
     options = parse_query(request, WaitOptions)
@@ -53,7 +53,7 @@ async def show_capture(request: Request) -> Response:
 
 async def show_thumbnail(request: Request) -> Response:
     """A small picture made from the pixels, never the bytes that were uploaded."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     kit = kit_of(request)
     capture = await kit.store.captures.get(request.path_params["capture_id"])
     if capture.picture_removed_at is not None:

@@ -7,8 +7,8 @@ import http_sf
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from capturekit.store import Configuration, DeviceConfig, Principal
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.store import Configuration, DeviceConfig, Principal, Role
+from capturekit.web.auth import kit_of, require
 from capturekit.web.query import parse_body
 
 _TAG: Final = re.compile(r'"v(\d{1,9})"')
@@ -18,14 +18,14 @@ _NO_VERSION: Final = -1
 
 async def show_config(request: Request) -> Response:
     """What a device should do; its number is also the ETag."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     device_id = request.path_params["device_id"]
     return _answer(device_id, await kit_of(request).store.fleet.configuration(device_id))
 
 
 async def set_config(request: Request) -> Response:
     """Let a device do something else; 412 when ``If-Match`` names another version."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     config = await parse_body(request, DeviceConfig)
     device_id = request.path_params["device_id"]
     configuration = await kit_of(request).store.fleet.configure(

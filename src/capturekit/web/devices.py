@@ -6,8 +6,9 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from capturekit.store import Role
 from capturekit.store.devices import MAX_GRACE_S
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.web.auth import kit_of, require
 from capturekit.web.query import Body, Name, parse_body, parse_query, refusing_values
 
 GRACE_S: Final = 86400.0
@@ -48,7 +49,7 @@ class RotateOptions(BaseModel):
 
 async def list_devices(request: Request) -> Response:
     """Devices by id, revoked ones too, a page at a time."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     options = parse_query(request, DeviceOptions)
     with refusing_values():
         page = await kit_of(request).store.fleet.page(
@@ -63,7 +64,7 @@ async def list_devices(request: Request) -> Response:
 
 async def add_device(request: Request) -> Response:
     """Make a device and show its token, this once; 409 when there is one of this id."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     new = await parse_body(request, NewDevice)
     with refusing_values():
         device, token = await kit_of(request).store.devices.add(
@@ -75,14 +76,14 @@ async def add_device(request: Request) -> Response:
 
 async def show_device(request: Request) -> Response:
     """A device with its views and the keys that hold."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     entry = await kit_of(request).store.fleet.entry(request.path_params["device_id"])
     return JSONResponse(entry.as_json())
 
 
 async def change_device(request: Request) -> Response:
     """Give a device another name or place, or say whether it sees all of it."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     change = await parse_body(request, DeviceChange)
     device = await kit_of(request).store.fleet.change(
         request.path_params["device_id"],
@@ -95,7 +96,7 @@ async def change_device(request: Request) -> Response:
 
 async def rotate_device(request: Request) -> Response:
     """Give a device a new token, shown this once; the old one holds for a while."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     options = parse_query(request, RotateOptions)
     device_id = request.path_params["device_id"]
     token = await kit_of(request).store.devices.rotate(device_id, grace_s=options.grace_s)
@@ -105,7 +106,7 @@ async def rotate_device(request: Request) -> Response:
 
 async def revoke_device(request: Request) -> Response:
     """End all tokens of a device at once."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     device_id = request.path_params["device_id"]
     await kit_of(request).store.devices.revoke(device_id)
     entry = await kit_of(request).store.fleet.entry(device_id)

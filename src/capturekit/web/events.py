@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from capturekit.errors import StorageError
 from capturekit.kit import CaptureKit
-from capturekit.store import Event
-from capturekit.web.auth import bearer_token, kit_of, require_admin
+from capturekit.store import Event, Role
+from capturekit.web.auth import bearer_token, kit_of, require
 from capturekit.web.problems import Problem
 from capturekit.web.query import parse_query
 
@@ -70,7 +70,7 @@ class Streams:
 
 async def stream_events(request: Request) -> Response:
     """Events past ``Last-Event-ID`` or ``after``, else those from now on."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, StreamOptions)
     if (told := request.headers.get("last-event-id")) is not None:
         options.after = _number(told)

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from capturekit.store import MAX_IMPORT_BYTES, ExchangeFormat
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.store import MAX_IMPORT_BYTES, ExchangeFormat, Role
+from capturekit.web.auth import kit_of, require
 from capturekit.web.query import Name, parse_query, read_body
 
 MEDIA_TYPES: Final = {
@@ -22,7 +22,7 @@ class ImportOptions(BaseModel):
 
     dry_run: bool = False
     format: ExchangeFormat | None = None
-    by: Name = "admin"
+    by: Name | None = None
 
 
 class ExportOptions(BaseModel):
@@ -33,20 +33,20 @@ class ExportOptions(BaseModel):
 
 async def import_items(request: Request) -> Response:
     """Take all of a file or nothing; 422 with what is wrong in which row."""
-    await require_admin(request)
+    asking = await require(request, Role.OPERATOR)
     options = parse_query(request, ImportOptions)
     is_json = "json" in request.headers.get("content-type", "")
     by_type = ExchangeFormat.JSON if is_json else ExchangeFormat.CSV
     content = await read_body(request, max_bytes=MAX_IMPORT_BYTES)
     report = await kit_of(request).store.inventory.import_items(
-        content, options.format or by_type, by=options.by, dry_run=options.dry_run
+        content, options.format or by_type, by=options.by or asking.name, dry_run=options.dry_run
     )
     return JSONResponse(asdict(report))
 
 
 async def export_items(request: Request) -> Response:
     """A file that can be imported elsewhere, or again."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     form = parse_query(request, ExportOptions).format
     content = await kit_of(request).store.inventory.export_items(form)
     named = {"Content-Disposition": f'attachment; filename="items.{form}"'}

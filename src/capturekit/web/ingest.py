@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import NotAuthorized
 from capturekit.kit import Upload
-from capturekit.store import Principal, PrincipalKind
+from capturekit.store import Principal
 from capturekit.web.auth import REFUSAL, admit, bearer_token, kit_of, principal_of, spend_limit
 from capturekit.web.device_config import config_field
 from capturekit.web.form import Form, read_form
@@ -85,8 +85,8 @@ async def _by_form_token(request: Request, form: Form) -> Principal:
 
 def _device_of(principal: Principal, form: Form) -> str:
     claimed = form.text("device_id")
-    if principal.kind is PrincipalKind.ADMIN or principal.device_id is None:
-        raise Problem(403, "forbidden", "an admin token uploads no pictures; use a device's token")
+    if principal.device_id is None:
+        raise Problem(403, "forbidden", "only a device's token uploads pictures")
     if claimed is not None and claimed != principal.device_id:
         # The same as a wrong token: it does not tell which devices exist.
         raise NotAuthorized(REFUSAL)

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import Unknown
-from capturekit.store import StockSort
+from capturekit.store import Role, StockSort
 from capturekit.times import iso
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.web.auth import kit_of, require
 from capturekit.web.query import Name, parse_query, refusing_values
 
 MAX_LOCATIONS: Final = 500
@@ -59,7 +59,7 @@ def seconds(time: AwareDatetime | None) -> float | None:
 
 async def list_stock(request: Request) -> Response:
     """Stock by item and location, a page at a time; with ``as_of`` as it was then."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, StockOptions)
     with refusing_values():
         page = await kit_of(request).store.inventory.stock(
@@ -82,7 +82,7 @@ async def list_stock(request: Request) -> Response:
 
 async def why(request: Request) -> Response:
     """Where each figure of the item comes from: count, boxes, movements, lines."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     inventory = kit_of(request).store.inventory
     item_id = request.path_params["item_id"]
     options = parse_query(request, WhyOptions)
@@ -98,7 +98,7 @@ async def why(request: Request) -> Response:
 
 async def history(request: Request) -> Response:
     """Lines of the ledger, the last written first, with who or what caused each."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, HistoryOptions)
     with refusing_values():
         page = await kit_of(request).store.inventory.history(
@@ -114,7 +114,7 @@ async def history(request: Request) -> Response:
 
 async def list_expiring(request: Request) -> Response:
     """Stock that expires soon or did, what expires first first."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, ExpiringOptions)
     found = await kit_of(request).store.inventory.expiring(
         options.within_days, location=options.location

@@ -5,8 +5,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import Conflict, Unknown
-from capturekit.store import Inventory
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.store import Inventory, Role
+from capturekit.web.auth import kit_of, require
 from capturekit.web.inventory import WhyOptions
 from capturekit.web.query import Body, Name, parse_body, parse_query, refusing_values
 
@@ -60,7 +60,7 @@ def _inventory(request: Request) -> Inventory:
 
 async def list_items(request: Request) -> Response:
     """The catalogue, a page at a time."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, ItemOptions)
     with refusing_values():
         page = await _inventory(request).items(
@@ -71,14 +71,14 @@ async def list_items(request: Request) -> Response:
 
 async def show_item(request: Request) -> Response:
     """An item with its codes."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     item = await _inventory(request).item(request.path_params["item_id"])
     return JSONResponse(item.as_json())
 
 
 async def add_item(request: Request) -> Response:
     """Make an item with its codes; 409 when there is one of this id."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     new = await parse_body(request, NewItem)
     inventory = _inventory(request)
     if await _is_known(inventory, new.item_id):
@@ -91,7 +91,7 @@ async def add_item(request: Request) -> Response:
 
 async def change_item(request: Request) -> Response:
     """Give an item a name that people know, and its unit."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     change = await parse_body(request, ItemChange)
     item = await _inventory(request).rename(
         request.path_params["item_id"], change.name, change.unit
@@ -101,7 +101,7 @@ async def change_item(request: Request) -> Response:
 
 async def assign_code(request: Request) -> Response:
     """Let a code stand for the item, for the past as well."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     change = await parse_body(request, CodeChange)
     code, item_id = request.path_params["code"], request.path_params["item_id"]
     await _inventory(request).assign_code(code, item_id, change.quantity)
@@ -110,7 +110,7 @@ async def assign_code(request: Request) -> Response:
 
 async def release_code(request: Request) -> Response:
     """Take a code from the item: it names an item of its own again, for the past as well."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     code, item_id = request.path_params["code"], request.path_params["item_id"]
     await _inventory(request).release_code(code, item_id)
     return Response(status_code=204)
@@ -118,7 +118,7 @@ async def release_code(request: Request) -> Response:
 
 async def show_lots(request: Request) -> Response:
     """Which lots stock of the item is made of."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, WhyOptions)
     lots = await _inventory(request).lots(request.path_params["item_id"], options.location)
     return JSONResponse(lots.as_json())
@@ -126,7 +126,7 @@ async def show_lots(request: Request) -> Response:
 
 async def show_forecast(request: Request) -> Response:
     """When the item will be used up."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, ForecastOptions)
     forecast = await _inventory(request).forecast(
         request.path_params["item_id"], options.location, days=options.days

@@ -10,7 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import Unknown
 from capturekit.ratelimit import RateLimiter
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.store import Role
+from capturekit.web.auth import kit_of, require
 from capturekit.web.query import parse_query
 
 LOOKED_AT: Final = 300
@@ -26,7 +27,7 @@ class LimitsQuery(BaseModel):
 
 async def show_limits(request: Request) -> Response:
     """Every limit with its scale and the keys that spent lately, the fullest first."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     query = parse_query(request, LimitsQuery)
     pressure = kit_of(request).pressure
     told = [await _told(limiter, query.limit) for limiter in _limiters(request).values()]
@@ -35,7 +36,7 @@ async def show_limits(request: Request) -> Response:
 
 async def reset_limit(request: Request) -> Response:
     """Forget what one key spent of one limit."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     name, key = request.path_params["name"], request.path_params["key"]
     limiter = _limiters(request).get(name)
     if limiter is None:

@@ -1,23 +1,22 @@
 """What people say was received, used, moved, counted or written off, and take back."""
 
 from datetime import date
-from typing import Final
 
 from pydantic import AwareDatetime, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from capturekit.store import Movement, MovementKind, NewMovement, StockChange
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.store import Movement, MovementKind, NewMovement, Role, StockChange
+from capturekit.web.auth import kit_of, require
 from capturekit.web.inventory import seconds
 from capturekit.web.query import Body, Name, idempotency_key, parse_body, refusing_values
 
-BY: Final = "admin"
-"""Who it was, unless the request says."""
-
 
 class MovementBody(Body):
-    """A movement; ``from`` and ``to`` are real locations, as the kind needs them."""
+    """A movement; ``from`` and ``to`` are real locations, as the kind needs them.
+
+    ``by`` is who asks, unless it says who did it.
+    """
 
     kind: MovementKind
     item: Name
@@ -25,7 +24,7 @@ class MovementBody(Body):
     source: Name | None = Field(default=None, alias="from")
     target: Name | None = Field(default=None, alias="to")
     at: AwareDatetime | None = None
-    by: Name = BY
+    by: Name | None = None
     reason: Name | None = None
     lot: Name | None = None
     expires_on: date | None = None
@@ -39,19 +38,19 @@ class CountBody(Body):
     location: Name
     quantity: int
     at: AwareDatetime | None = None
-    by: Name = BY
+    by: Name | None = None
     reason: Name | None = None
 
 
 class VoidBody(Body):
     """Who takes it back."""
 
-    by: Name = BY
+    by: Name | None = None
 
 
 async def record_movement(request: Request) -> Response:
     """Do what a person did; the same Idempotency-Key again answers with the same movement."""
-    await require_admin(request)
+    asking = await require(request, Role.OPERATOR)
     body = await parse_body(request, MovementBody)
     with refusing_values():
         new = NewMovement(
@@ -61,7 +60,7 @@ async def record_movement(request: Request) -> Response:
             source=body.source,
             target=body.target,
             at=seconds(body.at),
-            by=body.by,
+            by=body.by or asking.name,
             key=idempotency_key(request),
             may_go_negative=body.may_go_negative,
             reason=body.reason,
@@ -74,7 +73,7 @@ async def record_movement(request: Request) -> Response:
 
 async def override(request: Request) -> Response:
     """Count by hand: what is there now, whatever was thought before."""
-    await require_admin(request)
+    asking = await require(request, Role.OPERATOR)
     body = await parse_body(request, CountBody)
     with refusing_values():
         new = NewMovement(
@@ -83,7 +82,7 @@ async def override(request: Request) -> Response:
             body.quantity,
             target=body.location,
             at=seconds(body.at),
-            by=body.by,
+            by=body.by or asking.name,
             key=idempotency_key(request),
             reason=body.reason,
         )
@@ -93,19 +92,19 @@ async def override(request: Request) -> Response:
 
 async def show_movement(request: Request) -> Response:
     """A movement as it was recorded."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     movement = await kit_of(request).store.inventory.movement(request.path_params["movement_id"])
     return JSONResponse(movement.as_json())
 
 
 async def void_movement(request: Request) -> Response:
     """Take a movement back, whatever came after it; again changes nothing."""
-    await require_admin(request)
+    asking = await require(request, Role.OPERATOR)
     inventory = kit_of(request).store.inventory
     movement_id = request.path_params["movement_id"]
     has_body = request.headers.get("content-length", "0") != "0"
-    by = (await parse_body(request, VoidBody)).by if has_body else BY
-    changes = await inventory.void(movement_id, by=by)
+    body = await parse_body(request, VoidBody) if has_body else VoidBody()
+    changes = await inventory.void(movement_id, by=body.by or asking.name)
     return _answer(await inventory.movement(movement_id), changes)
 
 

@@ -96,6 +96,7 @@ _PATH_PARAMETERS: Final[Mapping[str, tuple[str, str]]] = {
     "movement_id": ("A movement's.", "01k9x3v6aa0b1c2d3e4f5g6h7j"),
     "observation_id": ("An observation's number.", "17"),
     "task_id": ("A task's.", "01k9x3v6aa0b1c2d3e4f5g6h7j"),
+    "token_id": ("A token's; it is no secret.", "4f1d9c07ab52"),
     "webhook_id": ("A webhook's.", "01k9x3v6aa0b1c2d3e4f5g6h7j"),
 }
 """What they mean, with an example, unless a path says otherwise below."""
@@ -120,6 +121,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "exchange": "Files",
     "storage": "Storage",
     "limits": "Limits",
+    "tokens": "Tokens and people",
     "events": "Events",
     "webhooks": "Events",
     "health": "Health",
@@ -132,18 +134,23 @@ _TITLES: Final[Mapping[str, str]] = {
 _SECURITY: Final[Mapping[Access, list[Json]]] = {
     Access.ANYONE: [],
     Access.DEVICE: [{"device": []}],
-    Access.ADMIN: [{"admin": []}],
+    **{role: [{"token": [role.value]}] for role in (Access.VIEWER, Access.OPERATOR, Access.ADMIN)},
 }
 
 _SCHEMES: Final[Json] = {
-    "admin": {"type": "http", "scheme": "bearer", "description": "The admin token."},
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of the API with this role, or one that may do more: a viewer "
+        "looks, an operator changes stock and decides reviews, an admin may do everything.",
+    },
     "device": {"type": "http", "scheme": "bearer", "description": "A device's own token."},
 }
 
 _WHY: Final[Mapping[int, str]] = {
     400: "The request contradicts itself.",
-    401: "The token is missing, wrong or revoked.",
-    403: "The token does not open this.",
+    401: "The token is missing, wrong, expired or revoked.",
+    403: "The token does not open this: its role is too low, or it is a device's.",
     404: "There is no such thing.",
     408: "The body did not come in time.",
     409: "It contradicts what is there.",

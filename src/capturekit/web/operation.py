@@ -18,6 +18,9 @@ class Access(StrEnum):
     ANYONE = "anyone"
     DEVICE = "device"
     """A device's, for what is its own."""
+    VIEWER = "viewer"
+    """One of this role, or of one below; these three are those of ``store.Role``."""
+    OPERATOR = "operator"
     ADMIN = "admin"
 
 

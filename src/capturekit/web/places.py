@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import Unknown
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.store import Role
+from capturekit.web.auth import kit_of, require
 from capturekit.web.query import Body, Name, parse_body, parse_query, refusing_values
 
 
@@ -50,7 +51,7 @@ class LevelBody(Body):
     minimum: int
     restock_at: int | None = None
     min_confidence: float = Field(default=0.0, ge=0, le=1)
-    by: Name = "admin"
+    by: Name | None = None
 
 
 class AlertOptions(BaseModel):
@@ -64,14 +65,14 @@ class AlertOptions(BaseModel):
 
 async def list_locations(request: Request) -> Response:
     """Every location but the virtual ones, by id."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     found = await kit_of(request).store.inventory.locations()
     return JSONResponse({"locations": [one.as_json() for one in found]})
 
 
 async def add_location(request: Request) -> Response:
     """Make a location; 409 when there is one of this id."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     new = await parse_body(request, NewLocation)
     with refusing_values():
         made = await kit_of(request).store.inventory.add_location(
@@ -82,7 +83,7 @@ async def add_location(request: Request) -> Response:
 
 async def change_location(request: Request) -> Response:
     """Give a location another name, or put it into another; 409 when that is within it."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     change = await parse_body(request, LocationChange)
     inventory = kit_of(request).store.inventory
     location_id = request.path_params["location_id"]
@@ -98,7 +99,7 @@ async def change_location(request: Request) -> Response:
 
 async def set_view(request: Request) -> Response:
     """Say what a device sees of a location; replaces what was said before."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     view = await parse_body(request, ViewBody)
     device_id = request.path_params["device_id"]
     location_id = request.path_params["location_id"]
@@ -113,7 +114,7 @@ async def set_view(request: Request) -> Response:
 
 async def list_levels(request: Request) -> Response:
     """Par levels, a page at a time."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, LevelOptions)
     with refusing_values():
         page = await kit_of(request).store.inventory.par_levels(
@@ -127,7 +128,7 @@ async def list_levels(request: Request) -> Response:
 
 async def set_level(request: Request) -> Response:
     """Say how little of an item there may be in a place and all below it."""
-    await require_admin(request)
+    asking = await require(request, Role.OPERATOR)
     body = await parse_body(request, LevelBody)
     with refusing_values():
         level = await kit_of(request).store.inventory.set_par_level(
@@ -136,14 +137,14 @@ async def set_level(request: Request) -> Response:
             body.minimum,
             restock_at=body.restock_at,
             min_confidence=body.min_confidence,
-            by=body.by,
+            by=body.by or asking.name,
         )
     return JSONResponse(level.as_json())
 
 
 async def remove_level(request: Request) -> Response:
     """Forget a par level; its alert is cleared."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     await kit_of(request).store.inventory.remove_par_level(
         request.path_params["item_id"], request.path_params["location_id"]
     )
@@ -152,7 +153,7 @@ async def remove_level(request: Request) -> Response:
 
 async def list_alerts(request: Request) -> Response:
     """Alerts, the newest first: those that are open, or with ``open=false`` all."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, AlertOptions)
     with refusing_values():
         page = await kit_of(request).store.inventory.alerts(

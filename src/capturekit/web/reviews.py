@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import Unknown
-from capturekit.store import NewPolicy, StockChange
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.store import NewPolicy, Role, StockChange
+from capturekit.web.auth import kit_of, require
 from capturekit.web.query import Body, Name, Q, parse_body, parse_query, refusing_values
 
 TASK_URL = "/v1/admin/task-status/{}"
@@ -58,7 +58,7 @@ class ReprocessOptions(BaseModel):
 
 async def list_reviews(request: Request) -> Response:
     """What waits for a person, newest first, a page at a time."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, ListOptions)
     with refusing_values():
         page = await kit_of(request).store.inventory.proposals(
@@ -70,7 +70,8 @@ async def list_reviews(request: Request) -> Response:
 
 async def accept(request: Request) -> Response:
     """Let an observation count; said twice it is harmless."""
-    by, body = str((await require_admin(request)).kind), await _body(request, ReasonBody)
+    by = (await require(request, Role.OPERATOR)).name
+    body = await _body(request, ReasonBody)
     changes = await kit_of(request).store.inventory.accept(
         _observation_id(request), by, reason=body.reason
     )
@@ -79,7 +80,8 @@ async def accept(request: Request) -> Response:
 
 async def reject(request: Request) -> Response:
     """Let an observation not count; said twice it is harmless."""
-    by, body = str((await require_admin(request)).kind), await _body(request, ReasonBody)
+    by = (await require(request, Role.OPERATOR)).name
+    body = await _body(request, ReasonBody)
     changes = await kit_of(request).store.inventory.reject(
         _observation_id(request), by, reason=body.reason
     )
@@ -88,7 +90,8 @@ async def reject(request: Request) -> Response:
 
 async def correct(request: Request) -> Response:
     """Let an observation count as another item or quantity; said twice it is harmless."""
-    by, body = str((await require_admin(request)).kind), await _body(request, CorrectionBody)
+    by = (await require(request, Role.OPERATOR)).name
+    body = await _body(request, CorrectionBody)
     with refusing_values():
         changes = await kit_of(request).store.inventory.correct(
             _observation_id(request),
@@ -102,14 +105,14 @@ async def correct(request: Request) -> Response:
 
 async def withdraw(request: Request) -> Response:
     """Forget what was decided about an observation; said twice it is harmless."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     changes = await kit_of(request).store.inventory.withdraw(_observation_id(request))
     return _answer(request, changes)
 
 
 async def list_policies(request: Request) -> Response:
     """The policies by item and analyser, a page at a time."""
-    await require_admin(request)
+    await require(request, Role.VIEWER)
     options = parse_query(request, ListOptions)
     with refusing_values():
         page = await kit_of(request).store.inventory.policies(
@@ -120,7 +123,7 @@ async def list_policies(request: Request) -> Response:
 
 async def set_policy(request: Request) -> Response:
     """Set the policy of ``?analyser=&item=``, in place of the one there."""
-    by = str((await require_admin(request)).kind)
+    by = (await require(request, Role.ADMIN)).name
     scope, body = parse_query(request, PolicyScope), await parse_body(request, PolicyBody)
     with refusing_values():
         new = NewPolicy(
@@ -137,7 +140,7 @@ async def set_policy(request: Request) -> Response:
 
 async def remove_policy(request: Request) -> Response:
     """Forget the policy of ``?analyser=&item=``."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     scope = parse_query(request, PolicyScope)
     changes = await kit_of(request).store.inventory.remove_policy(
         scope.analyser or "", scope.item or ""
@@ -147,7 +150,7 @@ async def remove_policy(request: Request) -> Response:
 
 async def reprocess(request: Request) -> Response:
     """Let the present pipeline speak for a capture, or tell what that would change in stock."""
-    await require_admin(request)
+    await require(request, Role.OPERATOR)
     kit, capture_id = kit_of(request), request.path_params["capture_id"]
     options = parse_query(request, ReprocessOptions)
     job_id, changes = await kit.reprocess(capture_id, dry_run=options.dry_run)

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.kit import CaptureKit
-from capturekit.store import CaptureState
+from capturekit.store import CaptureState, Role
 from capturekit.times import iso
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.web.auth import kit_of, require
 from capturekit.web.problems import Problem
 from capturekit.web.query import parse_query
 
@@ -30,20 +30,20 @@ class RetentionOptions(DryRun):
 
 async def show_storage(request: Request) -> Response:
     """Counts and bytes by kind, as they were last measured, and the size of the database."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     return JSONResponse(await numbers(kit_of(request)))
 
 
 async def verify_storage(request: Request) -> Response:
     """Read every blob; what is missing or corrupt. Takes as long as reading them takes."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     proof = await kit_of(request).storage.verify()
     return JSONResponse(asdict(proof) | {"is_whole": proof.is_whole})
 
 
 async def collect_blobs(request: Request) -> Response:
     """Delete blobs that nothing needs."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     options = parse_query(request, DryRun)
     done = await kit_of(request).storage.collect(is_dry=options.dry_run)
     return JSONResponse(asdict(done) | {"dry_run": options.dry_run})
@@ -51,7 +51,7 @@ async def collect_blobs(request: Request) -> Response:
 
 async def remove_pictures(request: Request) -> Response:
     """Remove old pictures, but none that stock rests on or that a person is to look at."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     kit, options = kit_of(request), parse_query(request, RetentionOptions)
     keeping = kit.keeping(days=options.days, max_bytes=options.max_bytes, state=options.state)
     try:

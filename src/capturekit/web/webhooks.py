@@ -8,7 +8,8 @@ from starlette.responses import JSONResponse, Response
 
 from capturekit.events.address import NotReachable
 from capturekit.events.rows import attempt_row, webhook_row
-from capturekit.web.auth import kit_of, require_admin
+from capturekit.store import Role
+from capturekit.web.auth import kit_of, require
 from capturekit.web.problems import Problem
 from capturekit.web.query import Body, parse_body
 
@@ -45,14 +46,14 @@ class Replay(_Since):
 
 async def list_webhooks(request: Request) -> Response:
     """Every webhook, the oldest first; without its secret."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     found = await kit_of(request).store.webhooks.all()
     return JSONResponse({"webhooks": [webhook_row(one) for one in found]})
 
 
 async def add_webhook(request: Request) -> Response:
     """Post events to an address; the answer has its secret, this once."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     new = await parse_body(request, NewWebhook)
     try:
         webhook = await kit_of(request).tellers.add_webhook(
@@ -67,26 +68,26 @@ async def add_webhook(request: Request) -> Response:
 
 async def show_webhook(request: Request) -> Response:
     """One webhook, without its secret."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     return JSONResponse(webhook_row(await kit_of(request).store.webhooks.get(_id(request))))
 
 
 async def remove_webhook(request: Request) -> Response:
     """Post nothing more to it, and forget it."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     await kit_of(request).store.webhooks.remove(_id(request))
     return Response(status_code=204)
 
 
 async def enable_webhook(request: Request) -> Response:
     """Post to it again at once, beginning with what it missed."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     return JSONResponse(webhook_row(await kit_of(request).store.webhooks.enable(_id(request))))
 
 
 async def replay_webhook(request: Request) -> Response:
     """Post events once more; what was pruned is not."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     after = await _after(request, await parse_body(request, Replay)) or 0
     webhook = await kit_of(request).store.webhooks.replay(_id(request), after=after)
     return JSONResponse(webhook_row(webhook))
@@ -94,7 +95,7 @@ async def replay_webhook(request: Request) -> Response:
 
 async def test_webhook(request: Request) -> Response:
     """Post an event ``webhook.test`` now, and tell what came of it."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     answer = await kit_of(request).tellers.test_webhook(_id(request))
     return JSONResponse(
         {"status": answer.status, "error": answer.error, "took_ms": round(answer.took_ms, 1)}
@@ -103,7 +104,7 @@ async def test_webhook(request: Request) -> Response:
 
 async def list_attempts(request: Request) -> Response:
     """The newest tries to deliver, at most 100."""
-    await require_admin(request)
+    await require(request, Role.ADMIN)
     found = await kit_of(request).store.webhooks.attempts(_id(request))
     return JSONResponse({"attempts": [attempt_row(one) for one in found]})
 

@@ -86,7 +86,7 @@ async def test_an_admin_token_is_made_once(store: Store) -> None:
     assert token is not None
     principal = await store.devices.authenticate(token)
     assert principal is not None
-    assert principal.kind is PrincipalKind.ADMIN
+    assert principal.kind is PrincipalKind.TOKEN
     assert await store.devices.ensure_admin_token() is None
 
 

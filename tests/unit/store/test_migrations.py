@@ -1,3 +1,4 @@
+import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import capturekit.store.schema
 from capturekit.database import Database
 from capturekit.errors import DatabaseTooNew, DatabaseTooOld
 from capturekit.queue.sql import SqlQueue
-from capturekit.store import Store, migrations
+from capturekit.store import Role, Store, migrations
 from capturekit.store.schema import location
 
 pytestmark = pytest.mark.anyio
@@ -174,6 +175,29 @@ async def _jobs_are_as_they_were(queue: SqlQueue) -> None:
     lease = replace(leases[0], job=leases[0].job.model_copy(update={"id": "held"}), attempt=2)
     await queue.finish(lease)
     assert len((await queue.status("held")).attempts) == 2
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_tokens_of_earlier_revisions_are_of_admins(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path}/old.db"
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres").new_database()
+    token_hash = hashlib.sha256(b"of an admin").hexdigest()
+    row = f"INSERT INTO credential VALUES ('{token_hash}', 'admin', NULL, 1.0, NULL)"  # noqa: S608
+    async with Database(url) as old:
+        await old.write(lambda c: migrations.upgrade_within(c, "0004"))
+        await old.write(_doing(row))
+
+        await migrations.upgrade(old)
+
+        store = Store(old)
+        principal = await store.devices.authenticate("of an admin")
+        assert principal is not None
+        assert (principal.kind, principal.name, principal.role) == ("token", "admin", Role.ADMIN)
+        await store.tokens.revoke((await store.tokens.named("admin")).id)
+        assert await store.devices.authenticate("of an admin") is None
 
 
 @pytest.mark.usefixtures("told")

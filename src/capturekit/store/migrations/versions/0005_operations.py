@@ -1,4 +1,4 @@
-"""What running it in earnest needs: sums of what all processes count, and how far stock looked."""
+"""What running it in earnest needs: sums of all processes, how far stock looked, roles."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,7 @@ NAME = sa.Text().with_variant(sa.dialects.postgresql.TEXT(collation="C"), "postg
 
 def upgrade() -> None:
     """Make what is new."""
+    _give_tokens_roles()
     with op.batch_alter_table("stock") as stock:
         stock.add_column(sa.Column("silence_capture_id", NAME))
         stock.add_column(sa.Column("silence_from", sa.Float))
@@ -35,3 +36,25 @@ def _create_device_config() -> None:
         sa.ForeignKeyConstraint(["device_id"], ["device.id"], name="fk_device_config_device_id"),
         sa.PrimaryKeyConstraint("device_id", name="pk_device_config"),
     )
+
+
+def _give_tokens_roles() -> None:
+    """Whoever had a token of the API was an administrator, and stays one."""
+    with op.batch_alter_table("credential") as table:
+        table.drop_constraint("ck_credential_kind", type_="check")
+        for name in ("id", "name", "role"):
+            table.add_column(sa.Column(name, NAME))
+    op.execute("UPDATE credential SET id = substr(token_hash, 1, 12)")
+    op.execute(
+        "UPDATE credential SET kind = 'token', name = 'admin', role = 'admin' WHERE kind = 'admin'"
+    )
+    with op.batch_alter_table("credential") as table:
+        table.alter_column("id", existing_type=NAME, nullable=False)
+        table.create_unique_constraint("uq_credential_id", ["id"])
+        table.create_check_constraint("ck_credential_kind", "kind IN ('device', 'token')")
+        table.create_check_constraint(
+            "ck_credential_role", "role IN ('viewer', 'operator', 'admin')"
+        )
+        table.create_check_constraint(
+            "ck_credential_has_role", "(kind = 'token') = (role IS NOT NULL)"
+        )
