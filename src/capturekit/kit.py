@@ -436,10 +436,10 @@ class CaptureKit:
             sweeper = await stack.enter_async_context(anyio.create_task_group())
             sweeper.start_soon(self._sweep_for_ever)
             sweeper.start_soon(self.tellers.run)
-            if self.settings.watch:
-                from capturekit.intake.together import run_intake
+            if self.settings.watch or self.settings.poll:
+                from capturekit.intake.together import Intake
 
-                sweeper.start_soon(run_intake, self)
+                sweeper.start_soon(Intake(self).run)
             if self.settings.adaptive_limits:
                 self.pressure = Pressure(
                     self.queue, self.settings.target_wait_s, signals=self.settings.load_signals

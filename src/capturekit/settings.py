@@ -178,6 +178,15 @@ class Settings(BaseSettings):
     watch_done: Literal["move", "delete", "keep"] = "move"
     """What becomes of a file there whose picture was stored. ``move``: to the folder ``done`` in
     it."""
+    poll: Annotated[dict[str, SecretStr], NoDecode] = {}
+    """Cameras that are asked for pictures, by device, with spaces between them:
+    ``shelf-1=http://192.168.1.40/capture door=rtsp://USER:PASSWORD@192.168.1.41/stream1``. ``http``
+    and ``https`` answer with a picture; ``rtsp``, ``rtsps`` and ``stream+http`` are streams, of
+    which a frame is taken. Default: none."""
+    poll_every_s: Annotated[float, Field(ge=0.1)] = 60.0
+    """Seconds from one picture of such a camera to the next."""
+    poll_limit: str = "60/minute"
+    """How often one host is asked at most, whatever cameras are behind it."""
     retention_days: Annotated[float, Field(gt=0)] | None = None
     """Days after which a picture is removed; what was seen on it stays. Not removed is a picture
     that stock rests on or that a person is to look at. Default: none is removed."""
@@ -251,6 +260,13 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return _pairs(value, ",", "'shelf-1=/srv/in/one, shelf-2=/srv/in/two'")
+
+    @field_validator("poll", mode="before")
+    @classmethod
+    def _parse_poll(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return _pairs(value, None, "'shelf-1=http://HOST/capture door=rtsp://HOST/stream'")
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""``capturekit watch``: pictures that a camera leaves in a folder."""
+"""``capturekit watch`` and ``poll``: pictures from a folder, or of a camera that is asked."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -48,6 +48,55 @@ def watch(data_dir: Path | None, folder: Path, device: str | None, done: str) ->
         )
         click.echo(f"capturekit watches {folder}", err=True)
         await watched.run()
+
+    _take_in(data_dir, run)
+
+
+@click.command()
+@data_option
+@click.argument("url", required=False)
+@click.option("--device", metavar="ID", required=True, help="Whose pictures they are.")
+@click.option(
+    "--every",
+    "every_s",
+    type=click.FloatRange(min=0.1),
+    metavar="S",
+    help="Seconds from one picture to the next  [default: CAPTUREKIT_POLL_EVERY_S, else 60]",
+)
+@click.option("--repeats", is_flag=True, help="Store the same bytes twice in a row, too.")
+def poll(
+    data_dir: Path | None, url: str | None, device: str, every_s: float | None, repeats: bool
+) -> None:
+    """Ask the camera at URL for pictures, until a signal comes.
+
+    http:// and https:// answer with a picture; of rtsp://, rtsps:// and stream+http:// a frame
+    is taken. Without URL it is the device's in CAPTUREKIT_POLL, where a password belongs: arguments
+    show in the list of processes.
+    """
+
+    async def run(kit: "CaptureKit") -> None:
+        from capturekit.intake.camera import PolledCamera
+        from capturekit.intake.together import open_camera
+        from capturekit.ratelimit import RateLimiter
+
+        settings = kit.settings
+        await kit.store.devices.get(device)
+        if url is None and device not in settings.poll:
+            raise click.UsageError(f"give a URL, or one for {device!r} in CAPTUREKIT_POLL")
+        address = url or settings.poll[device].get_secret_value()
+        pause_s = every_s or settings.poll_every_s
+        camera = open_camera(address, max_bytes=settings.max_upload_bytes, every_s=pause_s)
+        polled = PolledCamera(
+            camera,
+            kit.receive,
+            kit.store.captures,
+            device=device,
+            every_s=pause_s,
+            limiter=RateLimiter(settings.poll_limit, name="poll"),
+            keeps_repeats=repeats,
+        )
+        click.echo(f"capturekit polls {camera.name}", err=True)
+        await polled.run()
 
     _take_in(data_dir, run)
 

@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "serve": "capturekit.cli.serve:serve",
     "worker": "capturekit.cli.serve:worker",
     "watch": "capturekit.cli.intake:watch",
+    "poll": "capturekit.cli.intake:poll",
     "demo": "capturekit.cli.demo:demo",
     "devices": "capturekit.cli.devices:devices",
     "tokens": "capturekit.cli.tokens:tokens",
