@@ -263,3 +263,7 @@ class InvalidSignature(CaptureKitError):
 
 class NotAuthorized(CaptureKitError):
     """The credential is missing, wrong or revoked; the answer is the same for all three."""
+
+
+class ClaimRefused(NotAuthorized):
+    """The code of a claim is wrong, used or too old; the answer is the same for all three."""

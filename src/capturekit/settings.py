@@ -29,9 +29,11 @@ DEFAULT_RATE_LIMITS: Final = {
     "ingest": "10/minute",
     "process-capture": "20/minute",
     "process-pending": "5/minute",
+    "claim": "10/minute",
     "ip": "1200/minute",
 }
-"""Per identity, but ``ip``: everything that one address sends, unknown paths included."""
+"""Per identity, but ``claim``, tries of an address to use a code, and ``ip``: everything that one
+address sends, unknown paths included."""
 
 
 QUEUE_SCHEMES: Final = (
@@ -117,7 +119,7 @@ class Settings(BaseSettings):
     """Token for the admin API; when not set one is made at first start and shown once."""
     rate_limits: Annotated[dict[str, str], NoDecode] = DEFAULT_RATE_LIMITS
     """``off``, or rules by name such as ``ingest=10/minute, ip=1200/minute``; names left out
-    keep their default. Names: ingest, process-capture, process-pending, ip."""
+    keep their default. Names: ingest, process-capture, process-pending, claim, ip."""
     adaptive_limits: bool = True
     """Whether uploads are limited more under load: the limit on them falls to a half as the
     wait of a new picture nears TARGET_WAIT_S, and beyond it they are refused with 503."""

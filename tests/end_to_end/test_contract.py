@@ -88,6 +88,7 @@ def test_every_answer_is_as_described(contract: Contract) -> None:
     """A walk through all of the API, in an order in which each step has what it needs."""
     _look_around(contract)
     _name_things(contract)
+    _look_after_cameras(contract)
     capture_id = _upload(contract)
     _process(contract, capture_id)
     _review(contract, capture_id)
@@ -124,22 +125,31 @@ def _name_things(contract: Contract) -> None:
     code = {"item_id": "tea", "code": "TEA-6"}
     contract.ask("PUT /v1/items/{item_id}/codes/{code}", 200, code, json={"quantity": 6})
     contract.ask("POST /v1/locations", 201, json={"location_id": "pantry"})
-    contract.ask("POST /v1/devices", 201, json={"name": "door"})
-    door = {"device_id": "door"}
-    contract.ask("PATCH /v1/devices/{device_id}", 200, door, json={"location": "pantry"})
-    contract.ask("POST /v1/devices/{device_id}/rotate", 200, door)
-    config = {"every_s": 300, "size": "uxga"}
-    contract.ask("PUT /v1/devices/{device_id}/config", 200, door, json=config)
-    contract.ask("GET /v1/devices/{device_id}/config", 200, door)
-    contract.ask("GET /v1/devices/{device_id}", 200, door)
-    contract.ask("POST /v1/devices/{device_id}/revoke", 200, door)
-    contract.ask("GET /v1/devices", 200)
     contract.ask("GET /v1/locations", 200)
     pantry = {"location_id": "pantry"}
     contract.ask("PATCH /v1/locations/{location_id}", 200, pantry, json={"name": "Pantry"})
     level = "/v1/par-levels/{location_id}/{item_id}"
     contract.ask("PUT " + level, 200, pantry | {"item_id": "tea"}, json={"minimum": 5})
     contract.ask("GET /v1/par-levels", 200)
+
+
+def _look_after_cameras(contract: Contract) -> None:
+    contract.ask("POST /v1/devices", 201, json={"name": "door"})
+    door = {"device_id": "door"}
+    contract.ask("PATCH /v1/devices/{device_id}", 200, door, json={"location": "pantry"})
+    contract.ask("POST /v1/devices/{device_id}/rotate", 200, door)
+    claim = contract.ask("POST /v1/devices/claims", 201, json={"device_id": "hatch"})
+    offered = {"claim_id": claim["claim_id"]}
+    contract.ask("GET /v1/devices/claims/{claim_id}", 200, offered)
+    contract.ask("GET /v1/devices/claims/{claim_id}/qr.svg", 200, offered)
+    contract.ask("POST /v1/claim", 201, json={"code": claim["code"]})
+    contract.ask("POST /v1/claim", 403, json={"code": claim["code"]})
+    config = {"every_s": 300, "size": "uxga"}
+    contract.ask("PUT /v1/devices/{device_id}/config", 200, door, json=config)
+    contract.ask("GET /v1/devices/{device_id}/config", 200, door)
+    contract.ask("GET /v1/devices/{device_id}", 200, door)
+    contract.ask("POST /v1/devices/{device_id}/revoke", 200, door)
+    contract.ask("GET /v1/devices", 200)
 
 
 def _upload(contract: Contract) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -25,12 +25,32 @@ def devices() -> None:
     is_flag=True,
     help="Its picture shows the whole location: what it does not show is not there.",
 )
+@click.option(
+    "--qr",
+    "qr_file",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="In place of the token show a code that fetches it within 15 minutes, as a QR code here "
+    "or in FILE.svg or FILE.png.",
+)
+@click.option("--server", metavar="URL", help="Address of the server, to be in the QR code.")
 @data_option
 @json_option
 def add(
-    name: str, device_id: str | None, exhaustive: bool, data_dir: Path | None, as_json: bool
+    name: str,
+    device_id: str | None,
+    exhaustive: bool,
+    qr_file: str | None,
+    server: str | None,
+    data_dir: Path | None,
+    as_json: bool,
 ) -> None:
     """Register the camera NAME and show its token, this once."""
+    if qr_file is not None:
+        new = _Newcomer(name, device_id or name, exhaustive, server)
+        _offer(new, qr_file, data_dir, as_json=as_json)
+        return
     from capturekit.kit import CaptureKit
     from capturekit.settings import Settings
     from capturekit.store import Device
@@ -173,6 +193,40 @@ def _changed(config: "DeviceConfig", changes: dict[str, str | None]) -> "DeviceC
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, one['loc']))} {one['msg']}" for one in error.errors())
         raise click.UsageError("; ".join(faults).strip()) from error
+
+
+class _Newcomer(NamedTuple):
+    name: str
+    id: str
+    is_exhaustive: bool
+    server: str | None
+
+
+def _offer(new: _Newcomer, qr_file: str, data_dir: Path | None, *, as_json: bool) -> None:
+    """Make the device, and a code with which it fetches its token."""
+    from capturekit import qr
+    from capturekit.kit import CaptureKit
+    from capturekit.settings import Settings
+    from capturekit.store import Claim
+
+    async def work(kit: CaptureKit) -> tuple[Claim, str]:
+        return await kit.store.claims.offer(
+            new.id, name=new.name, is_exhaustive=new.is_exhaustive, must_be_new=True
+        )
+
+    try:
+        claim, code = with_kit(Settings.load(data_dir=data_dir), work, may_be_new=True)
+        url = qr.claim_url(code, new.server)
+        if qr_file != "-":
+            qr.write(url, Path(qr_file))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(claim.as_json() | {"code": code, "url": url}))
+        return
+    if qr_file == "-":
+        click.echo(qr.as_text(url), nl=False)
+    click.echo(f"device: {new.id}\ncode:   {code}   (good once, for 15 minutes)")
 
 
 def _show_token(id: str, name: str, token: str, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from capturekit.store.alerts import Alert, AlertKind
 from capturekit.store.blob_records import BlobRecords
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
 from capturekit.store.changes import StockChange
+from capturekit.store.claims import Claim, Claims
 from capturekit.store.collecting import Collection, Collector
 from capturekit.store.configuration import (
     Configuration,
@@ -62,6 +63,8 @@ __all__ = [
     "Capture",
     "CaptureState",
     "Captures",
+    "Claim",
+    "Claims",
     "Collection",
     "Collector",
     "Configuration",
@@ -157,5 +160,6 @@ class Store:
         self.devices = Devices(database, clock)
         self.tokens = Tokens(database, clock)
         self.fleet = Fleet(database, clock)
+        self.claims = Claims(database, clock)
         self.captures = Captures(noticing, clock, threshold)
         self.inventory = Inventory(noticing, clock)

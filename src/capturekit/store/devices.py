@@ -33,6 +33,7 @@ from capturekit.store import locations
 from capturekit.store.access import Role
 from capturekit.store.configuration import Configuration
 from capturekit.store.schema import (
+    claim,
     credential,
     device,
     device_config,
@@ -135,8 +136,8 @@ class Devices:
         letters (A to Z), digits, ``.``, ``_`` and ``-``, with a letter or digit first;
         ValueError otherwise. Raises Conflict when the id is taken.
         """
-        new = _new_device(name, id, is_exhaustive=is_exhaustive, at=self._clock())
-        return await self._database.write(partial(_add, new=new))
+        new = new_device(name, id, is_exhaustive=is_exhaustive, at=self._clock())
+        return await self._database.write(partial(add, new=new))
 
     async def add_view(
         self,
@@ -175,12 +176,10 @@ class Devices:
         """
         if not 0 <= grace_s <= MAX_GRACE_S:
             raise ValueError(f"grace_s {grace_s:g}: an old token holds 0 to {MAX_GRACE_S:g} s more")
-        return await self._database.write(
-            partial(_rotate, id=id, at=self._clock(), grace_s=grace_s)
-        )
+        return await self._database.write(partial(rotate, id=id, at=self._clock(), grace_s=grace_s))
 
     async def revoke(self, id: str) -> None:
-        """End all of the device's tokens at once. Raises Unknown."""
+        """End all of the device's tokens, and offers of one, at once. Raises Unknown."""
         await self._database.write(partial(_revoke, id=id, at=self._clock()))
 
     async def authenticate(self, token: str) -> Principal | None:
@@ -252,7 +251,8 @@ _OWNER: Final = Prepared(
 )
 
 
-def _new_device(name: str, id: str | None, *, is_exhaustive: bool, at: float) -> Device:
+def new_device(name: str, id: str | None, *, is_exhaustive: bool, at: float) -> Device:
+    """A device as ``Devices.add`` makes it, not yet stored. ValueError for what is no id."""
     new_id = name if id is None else id
     if not _ID.fullmatch(new_id) or new_id in RESERVED_IDS:
         raise ValueError(
@@ -262,7 +262,15 @@ def _new_device(name: str, id: str | None, *, is_exhaustive: bool, at: float) ->
     return Device(new_id, name, new_id, is_exhaustive, at, None, None, None, None)
 
 
-def _add(connection: Connection, new: Device) -> tuple[Device, str]:
+def add(connection: Connection, new: Device) -> tuple[Device, str]:
+    """Store a device, and return it with its token. Raises Conflict when its id is taken."""
+    insert(connection, new)
+    _, token = issue(connection, PrincipalKind.DEVICE, new.created_at, device_id=new.id)
+    return new, token
+
+
+def insert(connection: Connection, new: Device) -> None:
+    """Store a device that has no token yet. Raises Conflict when its id is taken."""
     if connection.scalar(select(device.c.id).where(device.c.id == new.id)) is not None:
         raise Conflict(f"there is a device {new.id!r} already; rotate gives it a new token")
     locations.ensure(connection, [new.location_id])
@@ -275,8 +283,6 @@ def _add(connection: Connection, new: Device) -> tuple[Device, str]:
             created_at=new.created_at,
         )
     )
-    _, token = issue(connection, PrincipalKind.DEVICE, new.created_at, device_id=new.id)
-    return new, token
 
 
 def _add_view(connection: Connection, row: dict[str, object], device_id: str) -> None:
@@ -293,7 +299,8 @@ def _all(connection: Connection) -> list[Device]:
     return [Device(**row) for row in rows]
 
 
-def _rotate(connection: Connection, id: str, at: float, grace_s: float = 0.0) -> str:
+def rotate(connection: Connection, id: str, at: float, grace_s: float = 0.0) -> str:
+    """``Devices.rotate`` within the caller's transaction."""
     lock(connection, id)
     own = update(credential).where(credential.c.device_id == id)
     connection.execute(own.where(credential.c.revoked_at > at).values(revoked_at=at))
@@ -308,6 +315,9 @@ def _revoke(connection: Connection, id: str, at: float) -> None:
         update(credential).where(credential.c.device_id == id, holds_at(at)).values(revoked_at=at)
     )
     connection.execute(update(device).where(device.c.id == id).values(revoked_at=at))
+    # A code that was shown would give it another.
+    is_open = (claim.c.device_id == id) & claim.c.used_at.is_(None) & (claim.c.expires_at > at)
+    connection.execute(update(claim).where(is_open).values(expires_at=at))
 
 
 def _authenticate(connection: Connection, token: str, at: float) -> Principal | None:

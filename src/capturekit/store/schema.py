@@ -113,6 +113,19 @@ device_config = Table(
 )
 """What devices should do. A device without a row was never told."""
 
+claim = Table(
+    "claim",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("code_hash", NAME, nullable=False, unique=True),
+    Column("device_id", NAME, ForeignKey("device.id"), index=True),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
+    Column("used_at", Float),
+    Column("claimed_id", NAME, ForeignKey("device.id")),
+)
+"""Tokens that are offered: whoever has the code may take one."""
+
 view = Table(
     "view",
     metadata,

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -13,11 +14,14 @@ from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
 from capturekit.ratelimit import RateLimiter, RateLimitMiddleware, open_storage
 from capturekit.store import Role
-from capturekit.web import problems
+from capturekit.web import claims, problems
 from capturekit.web.auth import principal_of
 from capturekit.web.edge import Edge
 from capturekit.web.events import Streams
 from capturekit.web.routes import LIMITS_PATH, ROUTES
+
+BY_ADDRESS: Final = {"*": "ip", "POST /v1/claim": claims.LIMIT}
+"""Routes whose limit goes by the address of who asks; other callers are known by name."""
 
 
 def create_app(kit: CaptureKit) -> Starlette:
@@ -37,7 +41,9 @@ def create_app(kit: CaptureKit) -> Starlette:
             Middleware(Edge),
             Middleware(
                 RateLimitMiddleware,
-                limits={"*": limiters["ip"]} if "ip" in limiters else {},
+                limits={
+                    route: limiters[name] for route, name in BY_ADDRESS.items() if name in limiters
+                },
                 named=limiters,
                 exempt=_is_admin_of_limits(kit),
                 trusted_proxies=[str(network) for network in kit.settings.trusted_proxies],

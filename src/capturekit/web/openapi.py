@@ -88,6 +88,7 @@ _TOLD_HEADERS: Final[Mapping[str, Json]] = {
 
 _PATH_PARAMETERS: Final[Mapping[str, tuple[str, str]]] = {
     "capture_id": ("A capture's.", "01k9x3v5d0w4f6m8q2r7t1y3z5"),
+    "claim_id": ("A claim's.", "5f0c9a7e3b1d2846"),
     "code": ("What stands for an item; may hold slashes.", "4006381333931"),
     "device_id": ("A device's.", "pantry-cam"),
     "item_id": ("An item's; may hold slashes.", "pasta"),
@@ -118,6 +119,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "places": "Places",
     "devices": "Devices",
     "device_config": "Devices",
+    "claims": "Devices",
     "exchange": "Files",
     "storage": "Storage",
     "limits": "Limits",

@@ -25,6 +25,7 @@ _STATUS_OF: Final[Mapping[type[Exception], tuple[int, str]]] = {
     errors.Unknown: (404, "not-found"),
     errors.UnknownJob: (404, "unknown-task"),
     errors.NotAuthorized: (401, "not-authorized"),
+    errors.ClaimRefused: (403, "claim-refused"),
     errors.Conflict: (409, "conflict"),
     errors.OutOfDate: (412, "out-of-date"),
     errors.ImportRefused: (422, "import-refused"),

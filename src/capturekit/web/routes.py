@@ -6,6 +6,7 @@ from capturekit.store import DeviceConfig
 from capturekit.web import (
     admin,
     captures,
+    claims,
     dashboard,
     device_config,
     devices,
@@ -428,6 +429,34 @@ ROUTES: Final[tuple[Operation, ...]] = (
         told_headers={201: LOCATION},
         body=devices.NewDevice,
         problems=(404, 409),
+    ),
+    Operation(
+        "POST",
+        "/v1/devices/claims",
+        claims.offer_claim,
+        {201: devices_told.ClaimOffered},
+        told_headers={201: LOCATION},
+        body=claims.NewClaim,
+    ),
+    Operation(
+        "GET", "/v1/devices/claims/{claim_id}", claims.show_claim, {200: devices_told.ClaimShown}
+    ),
+    Operation(
+        "GET",
+        "/v1/devices/claims/{claim_id}/qr.svg",
+        claims.draw_claim,
+        {200: Raw(("image/svg+xml",))},
+        problems=(409,),
+    ),
+    Operation(
+        "POST",
+        "/v1/claim",
+        claims.use_claim,
+        {201: devices_told.DeviceClaimed},
+        access=Access.ANYONE,
+        body=claims.ClaimBody,
+        limit=claims.LIMIT,
+        problems=(403, 409),
     ),
     Operation(
         "GET", "/v1/devices/{device_id}", devices.show_device, {200: devices_told.DeviceShown}

@@ -82,3 +82,33 @@ class DeviceConfigured(Answer):
     version: int
     """0 when nothing was said."""
     config: ConfigTold
+
+
+class ClaimShown(Answer):
+    """A token that is offered to whoever has the code."""
+
+    claim_id: str
+    device_id: str | None
+    """Whose token it is; null until an unnamed device takes it."""
+    created_at: Moment
+    expires_at: Moment
+    used_at: Moment | None
+
+
+class ClaimOffered(ClaimShown):
+    """The same with its code."""
+
+    code: str
+    """Eight letters and digits, with a dash that may be left out."""
+    url: str
+    """The code and this server's address, as a camera reads them from the QR code."""
+    qr: str
+    """Where the QR code is drawn while the code is good."""
+
+
+class DeviceClaimed(Answer):
+    """A device and its token, which is shown this once."""
+
+    id: str
+    name: str
+    token: str

@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", "labels", "bucket", name="pk_telemetry"),
     )
     _create_device_config()
+    _create_claim()
 
 
 def _create_device_config() -> None:
@@ -58,3 +59,22 @@ def _give_tokens_roles() -> None:
         table.create_check_constraint(
             "ck_credential_has_role", "(kind = 'token') = (role IS NOT NULL)"
         )
+
+
+def _create_claim() -> None:
+    op.create_table(
+        "claim",
+        sa.Column("id", NAME, nullable=False),
+        sa.Column("code_hash", NAME, nullable=False),
+        sa.Column("device_id", NAME),
+        sa.Column("created_at", sa.Float, nullable=False),
+        sa.Column("expires_at", sa.Float, nullable=False),
+        sa.Column("used_at", sa.Float),
+        sa.Column("claimed_id", NAME),
+        sa.ForeignKeyConstraint(["device_id"], ["device.id"], name="fk_claim_device_id"),
+        sa.ForeignKeyConstraint(["claimed_id"], ["device.id"], name="fk_claim_claimed_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_claim"),
+        sa.UniqueConstraint("code_hash", name="uq_claim_code_hash"),
+    )
+    op.create_index("ix_claim_device_id", "claim", ["device_id"])
+    op.create_index("ix_claim_expires_at", "claim", ["expires_at"])
