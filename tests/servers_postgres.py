@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,12 @@ class PostgresServer:
         return self._run("psql", *options, *commands)
 
     def _signal(self, number: signal.Signals) -> None:
+        # It first: a frozen server has no more children. Those it has may end at any time.
+        self.process.send_signal(number)
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        for pid in (self.process.pid, *map(int, children.read_text().split())):
-            os.kill(pid, number)
+        for pid in map(int, children.read_text().split()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _run(self, program: str, *arguments: str) -> str:
         command: Sequence[str] = [str(self._programs / program), *arguments]

@@ -41,9 +41,10 @@ def all_crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
 
 @pytest.fixture
 def crew(all_crew: Crew) -> Iterator[Crew]:
-    """Whoever it is told to start is ended with the test."""
+    """Whoever it is told to start is ended with the test; a failure shows what they said."""
     yield all_crew
     all_crew.kill_all()
+    print(all_crew.words())
 
 
 async def _make_tables(url: str) -> None:

@@ -4,6 +4,7 @@ Every start, every effect with its verdict, and every end that the queue acknowl
 in the order in which it happened.
 """
 
+import fcntl
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -47,7 +48,10 @@ class Effects:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=20)
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        # SQLite does not wait when two turn the log on at once: one was "locked", and died of it.
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = OFF")
         self._connection.executescript(SCHEMA)
 

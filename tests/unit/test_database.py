@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import anyio
@@ -256,6 +256,27 @@ async def test_the_connection_is_durable_and_checked(
 ) -> None:
     found = await database.write(lambda c: c.exec_driver_sql(f"PRAGMA {pragma}").scalar())
     assert found == value
+
+
+async def test_a_file_that_another_process_just_makes_is_waited_for(path: Path) -> None:
+    # SQLite's own timeout does not apply while the log is turned on.
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ends = threading.Timer(0.1, other.execute, ["COMMIT"])
+        ends.start()
+        async with Database(f"sqlite:///{path}"):
+            ends.join()
+
+
+async def test_a_file_that_another_process_never_lets_go_is_busy(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageBusy):
+            async with Database(f"sqlite:///{path}"):
+                pass
 
 
 @pytest.mark.parametrize(("is_checkpointing", "pages"), [(True, 4000), (False, 0)])

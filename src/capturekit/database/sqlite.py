@@ -8,6 +8,7 @@ conflict inside the process.
 import asyncio
 import contextlib
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ import anyio
 import anyio.to_thread
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from capturekit.database.trouble import is_trouble, translated
@@ -206,7 +207,7 @@ class SqliteDatabase:
             dbapi.isolation_level = None
             cursor = dbapi.cursor()
             if is_writer:
-                cursor.execute("PRAGMA journal_mode = WAL")
+                _use_log(cursor)
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA foreign_keys = ON")
             cursor.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_pages}")
@@ -308,3 +309,21 @@ def _tell(group: Sequence[_Write[object]]) -> None:
 def _settle(writes: Sequence[_Write[object]]) -> None:
     for write in writes:
         write.settle()
+
+
+def _use_log(cursor: DBAPICursor) -> None:
+    """Turn the write-ahead log on, which stays on for this file.
+
+    SQLite refuses at once, whatever its timeout, where another process makes the first
+    transaction of a new file or turns the log on: a server and its worker that begin together.
+    """
+    give_up_at = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > give_up_at:
+                raise
+        time.sleep(0.005)

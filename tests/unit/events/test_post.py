@@ -1,5 +1,8 @@
 """One post to receivers that behave, and to those that do not."""
 
+import asyncio
+import contextlib
+import gc
 import socket
 import ssl
 import subprocess
@@ -245,6 +248,33 @@ async def test_the_certificate_is_that_of_the_name(
 
     assert (told.error is None) is is_right
     assert names[0] == name
+
+
+async def test_a_post_cut_off_at_any_step_leaves_no_connection() -> None:
+    async with receiving() as receiver:
+        for steps in range(40):
+            await _cut_off(receiver.url, steps)
+        # One that is left would be a warning now, and so an error.
+        gc.collect()
+
+
+async def _cut_off(url: str, steps: int) -> None:
+    """Post, and cancel it so many turns of the event loop after the address is known."""
+    is_known = threading.Event()
+
+    def lookup(*_: object, **__: object) -> list[tuple[object, ...]]:
+        is_known.set()
+        return [(2, 1, 6, "", ("127.0.0.1", 443))]
+
+    async with Poster(TLS, allow_private=True, lookup=lookup) as poster:
+        task = asyncio.create_task(poster.post(webhook(url), EVENT))
+        while not is_known.is_set():  # noqa: ASYNC110  # every turn of the loop counts
+            await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def test_addresses_with_odd_hosts_fail_alone() -> None:
