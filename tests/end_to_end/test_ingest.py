@@ -148,7 +148,35 @@ def test_a_picture_without_its_end_marker_is_taken_and_flagged(
     assert capture["flags"] == ["truncated"]
 
 
-@pytest.mark.parametrize("moment", ["yesterday", "2026-13-45", "99999-01-01T00:00:00Z"])
+@pytest.mark.parametrize(
+    ("moment", "at"),
+    [
+        ("1763978400", "2025-11-24T10:00:00.000Z"),
+        ("1763978400.5", "2025-11-24T10:00:00.500Z"),
+        ("1763978400250", "2025-11-24T10:00:00.250Z"),
+        ("20251124", "2025-11-24T00:00:00.000Z"),
+    ],
+)
+def test_a_time_may_be_a_number(
+    server: Server, token: str, request: pytest.FixtureRequest, moment: str, at: str
+) -> None:
+    assert server.upload(token, picture(APPLES), timestamp=moment).status_code == 200
+    (capture,) = _captures_of(server, request)
+    assert capture["captured_at"] == at
+
+
+@pytest.mark.parametrize("moment", ["0", "123456", "946684799", "9999999999"])
+def test_a_clock_that_is_not_set_or_ahead_is_not_believed(
+    server: Server, token: str, request: pytest.FixtureRequest, moment: str
+) -> None:
+    assert server.upload(token, picture(APPLES), timestamp=moment).status_code == 200
+    (capture,) = _captures_of(server, request)
+    assert capture["captured_at"] == capture["received_at"]
+
+
+@pytest.mark.parametrize(
+    "moment", ["yesterday", "2026-13-45", "99999-01-01T00:00:00Z", "1e9", "nan", "-5"]
+)
 def test_a_bad_timestamp_is_refused(server: Server, token: str, moment: str) -> None:
     answer = server.upload(token, picture(APPLES), captured_at=moment)
     assert answer.status_code == 422

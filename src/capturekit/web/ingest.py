@@ -1,6 +1,7 @@
 """``POST /v1/ingest``: the form that camera clients in the field already send."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,6 +22,10 @@ EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 """A time before this is of a camera whose clock was never set; it counts as none given."""
 MAX_READING: Final = 1e6
 
+_SINCE_1970: Final = re.compile(r"(?P<seconds>(\d{1,7}|\d{9,10})(\.\d{1,9})?)|\d{12,13}", re.ASCII)
+"""Seconds, or milliseconds where there are more digits. Eight digits are a date, 20261124; few are
+the time since a start, which is before 2000 and so none."""
+
 
 class IngestForm(BaseModel):
     """The form of a camera client. Other fields are ignored."""
@@ -33,8 +38,9 @@ class IngestForm(BaseModel):
     """If given, that of the token."""
     token: str | None = None
     """The device's, where no header can be set."""
-    captured_at: AwareDatetime | None = None
-    timestamp: AwareDatetime | None = None
+    captured_at: AwareDatetime | float | None = None
+    """When it was taken: ISO 8601, or seconds or milliseconds since 1970."""
+    timestamp: AwareDatetime | float | None = None
     """The same under its old name."""
     trigger_type: str | None = None
     cfg: int | None = None
@@ -118,10 +124,16 @@ def _time(text: str | None) -> float | None:
     if text is None:
         return None
     try:
+        if (number := _SINCE_1970.fullmatch(text)) is not None:
+            seconds = float(text) if number["seconds"] else float(text) / 1000
+            return seconds if seconds >= EARLIEST else None
         moment = datetime.fromisoformat(text)
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
-        detail = f"captured_at {text[:100]!r} is not ISO 8601, such as 2026-11-24T17:03:00Z"
+        detail = (
+            f"captured_at {text[:100]!r} is not ISO 8601, such as 2026-11-24T17:03:00Z, nor "
+            "seconds or milliseconds since 1970"
+        )
         raise Problem(422, "bad-timestamp", detail) from error
     return seconds if seconds >= EARLIEST else None
 

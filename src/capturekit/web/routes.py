@@ -653,4 +653,5 @@ ROUTES: Final[tuple[Operation, ...]] = (
     ),
     Operation("GET", "/docs", reference.show_reference, {200: PAGE}, access=Access.ANYONE),
     Operation("GET", "/", dashboard.page, {200: PAGE}, access=Access.ANYONE, id="show_dashboard"),
+    Operation("GET", "/capture", dashboard.capture_page, {200: PAGE}, access=Access.ANYONE),
 )
