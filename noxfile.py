@@ -211,6 +211,14 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz_api(session: nox.Session) -> None:
+    """Ask the HTTP API 200 things an operation, as an admin, a device and nobody."""
+    install(session, "-e", TESTED, groups=("tests",))
+    test = "tests/end_to_end/test_contract_fuzz.py"
+    session.run("pytest", test, *session.posargs, env={"CAPTUREKIT_FUZZ_EXAMPLES": "200"})
+
+
+@nox.session
 def screenshot(session: nox.Session) -> None:
     """Make docs/images/dashboard.png from the demo, with an installed Chromium."""
     install(session, "-e", ".[server]", groups=("browser",))

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Final, TypeAlias
 
 import anyio
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,7 +17,7 @@ from capturekit.store import Role
 from capturekit.times import iso
 from capturekit.web.auth import kit_of, require, spend_limit
 from capturekit.web.problems import Problem
-from capturekit.web.query import Q, parse_query
+from capturekit.web.query import Q, Query, parse_query
 from capturekit.web.storage import numbers
 from capturekit.web.waiting import WaitOptions, wait_until
 
@@ -29,7 +29,7 @@ Count: TypeAlias = Callable[[Request], Awaitable[Mapping[str, object]]]
 TASK_URL: Final = "/v1/admin/task-status/{}"
 
 
-class ProcessOptions(BaseModel):
+class ProcessOptions(Query):
     """Query of process-capture: ``?sync=``."""
 
     sync: bool = False

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Final
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
@@ -18,6 +19,7 @@ from capturekit.web import claims, problems
 from capturekit.web.auth import principal_of
 from capturekit.web.edge import Edge
 from capturekit.web.events import Streams
+from capturekit.web.operation import Operation
 from capturekit.web.routes import LIMITS_PATH, ROUTES
 
 BY_ADDRESS: Final = {"*": "ip", "POST /v1/claim": claims.LIMIT}
@@ -29,9 +31,7 @@ def create_app(kit: CaptureKit) -> Starlette:
 
     Raises ConfigError when a rate limit's rule cannot be read.
     """
-    routes: list[BaseRoute] = [
-        Route(one.path, one.endpoint, methods=[one.method]) for one in ROUTES
-    ]
+    routes: list[BaseRoute] = [_AllowingRoute(one) for one in ROUTES]
     routes.append(Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")))
     limiters = _limiters(kit)
 
@@ -58,6 +58,21 @@ def create_app(kit: CaptureKit) -> Starlette:
     app.state.limiters = limiters
     app.state.streams = Streams()
     return app
+
+
+class _AllowingRoute(Route):
+    """A route whose 405 names the methods of its whole path; starlette's names only its own."""
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__(operation.path, operation.endpoint, methods=[operation.method])
+        methods = {one.method for one in ROUTES if one.path == operation.path}
+        self._allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or raise HTTPException 405."""
+        if self.methods and scope["method"] not in self.methods:
+            raise HTTPException(405, headers={"Allow": self._allowed})
+        await super().handle(scope, receive, send)
 
 
 def _limiters(kit: CaptureKit) -> dict[str, RateLimiter]:

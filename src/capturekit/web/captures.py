@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -11,13 +11,13 @@ from capturekit.store import Capture, CaptureState, Role
 from capturekit.times import iso
 from capturekit.web.auth import kit_of, require
 from capturekit.web.problems import Problem
-from capturekit.web.query import parse_query
+from capturekit.web.query import Query, parse_query
 from capturekit.web.waiting import WaitOptions, wait_until
 
 ENDS: Final = (CaptureState.COMPLETED, CaptureState.FAILED)
 
 
-class ListOptions(BaseModel):
+class ListOptions(Query):
     """Query of the list: ``?state=&device=&limit=&cursor=``."""
 
     state: CaptureState | None = None

@@ -2,20 +2,20 @@
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.store import Role
 from capturekit.store.devices import MAX_GRACE_S
 from capturekit.web.auth import kit_of, require
-from capturekit.web.query import Body, Name, parse_body, parse_query, refusing_values
+from capturekit.web.query import Body, Name, Query, parse_body, parse_query, refusing_values
 
 GRACE_S: Final = 86400.0
 """Long enough for a camera that uploads once a day to learn its new token."""
 
 
-class DeviceOptions(BaseModel):
+class DeviceOptions(Query):
     """Query of devices: ``?q=&location=&revoked=&limit=&cursor=``."""
 
     q: Name | None = None
@@ -41,7 +41,7 @@ class DeviceChange(Body):
     exhaustive: bool | None = None
 
 
-class RotateOptions(BaseModel):
+class RotateOptions(Query):
     """Query of a rotation: ``?grace_s=``."""
 
     grace_s: Annotated[float, Field(ge=0, le=MAX_GRACE_S)] = GRACE_S

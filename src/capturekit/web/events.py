@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import anyio
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,7 +19,7 @@ from capturekit.kit import CaptureKit
 from capturekit.store import Event, Role
 from capturekit.web.auth import bearer_token, kit_of, require
 from capturekit.web.problems import Problem
-from capturekit.web.query import parse_query
+from capturekit.web.query import Query, parse_query
 
 MAX_STREAMS: Final = 100
 """Clients at once; each holds a connection."""
@@ -39,7 +39,7 @@ BATCH: Final = 100
 _LARGEST: Final = 2**63 - 1
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Query):
     """Query of the stream: ``?after=&kinds=``."""
 
     after: int | None = Field(default=None, ge=0, le=_LARGEST)

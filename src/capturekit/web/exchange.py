@@ -3,13 +3,12 @@
 from dataclasses import asdict
 from typing import Final
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.store import MAX_IMPORT_BYTES, ExchangeFormat, Role
 from capturekit.web.auth import kit_of, require
-from capturekit.web.query import Name, parse_query, read_body
+from capturekit.web.query import Name, Query, parse_query, read_body
 
 MEDIA_TYPES: Final = {
     ExchangeFormat.CSV: "text/csv; charset=utf-8",
@@ -17,7 +16,7 @@ MEDIA_TYPES: Final = {
 }
 
 
-class ImportOptions(BaseModel):
+class ImportOptions(Query):
     """Query of an import: ``?dry_run=&format=&by=``; the format also follows from the type."""
 
     dry_run: bool = False
@@ -25,7 +24,7 @@ class ImportOptions(BaseModel):
     by: Name | None = None
 
 
-class ExportOptions(BaseModel):
+class ExportOptions(Query):
     """Query of an export: ``?format=``."""
 
     format: ExchangeFormat = ExchangeFormat.CSV

@@ -1,8 +1,9 @@
 """What is there, what was, and why we think so."""
 
+from datetime import datetime
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -10,49 +11,49 @@ from capturekit.errors import Unknown
 from capturekit.store import Role, StockSort
 from capturekit.times import iso
 from capturekit.web.auth import kit_of, require
-from capturekit.web.query import Name, parse_query, refusing_values
+from capturekit.web.query import Name, Query, Time, parse_query, refusing_values
 
 MAX_LOCATIONS: Final = 500
 
 
-class StockOptions(BaseModel):
+class StockOptions(Query):
     """Query of the stock list: ``?location=&item=&q=&as_of=&sort=&limit=&cursor=``."""
 
     location: Name | None = None
     item: Name | None = None
     q: Name | None = None
-    as_of: AwareDatetime | None = None
+    as_of: Time | None = None
     sort: StockSort = StockSort.NAME
     limit: int = Field(default=100, ge=1, le=500)
     cursor: str | None = None
 
 
-class WhyOptions(BaseModel):
+class WhyOptions(Query):
     """Query of why: ``?location=&as_of=``."""
 
     location: Name | None = None
-    as_of: AwareDatetime | None = None
+    as_of: Time | None = None
 
 
-class HistoryOptions(BaseModel):
+class HistoryOptions(Query):
     """Query of the history: ``?item=&location=&since=&until=&limit=&cursor=``."""
 
     item: Name | None = None
     location: Name | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Time | None = None
+    until: Time | None = None
     limit: int = Field(default=100, ge=1, le=500)
     cursor: str | None = None
 
 
-class ExpiringOptions(BaseModel):
+class ExpiringOptions(Query):
     """Query of what expires: ``?within_days=&location=``."""
 
     within_days: int = Field(default=7, ge=0, le=3660)
     location: Name | None = None
 
 
-def seconds(time: AwareDatetime | None) -> float | None:
+def seconds(time: datetime | None) -> float | None:
     """Seconds since 1970 of a time that was asked for."""
     return None if time is None else time.timestamp()
 

@@ -1,6 +1,6 @@
 """What things are called: items and the codes that name them; their lots and forecasts."""
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -8,10 +8,10 @@ from capturekit.errors import Conflict, Unknown
 from capturekit.store import Inventory, Role
 from capturekit.web.auth import kit_of, require
 from capturekit.web.inventory import WhyOptions
-from capturekit.web.query import Body, Name, parse_body, parse_query, refusing_values
+from capturekit.web.query import Body, Name, Query, parse_body, parse_query, refusing_values
 
 
-class ItemOptions(BaseModel):
+class ItemOptions(Query):
     """Query of the catalogue: ``?q=&limit=&cursor=``."""
 
     q: Name | None = None
@@ -47,7 +47,7 @@ class ItemChange(Body):
     unit: Name | None = None
 
 
-class ForecastOptions(BaseModel):
+class ForecastOptions(Query):
     """Query of a forecast: ``?location=&days=``."""
 
     location: Name | None = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -12,13 +12,13 @@ from capturekit.errors import Unknown
 from capturekit.ratelimit import RateLimiter
 from capturekit.store import Role
 from capturekit.web.auth import kit_of, require
-from capturekit.web.query import parse_query
+from capturekit.web.query import Query, parse_query
 
 LOOKED_AT: Final = 300
 """Keys among which the fullest are looked for; each is a trip where limits are in Redis."""
 
 
-class LimitsQuery(BaseModel):
+class LimitsQuery(Query):
     """Query of ``GET /v1/admin/limits``."""
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 100

@@ -2,14 +2,14 @@
 
 from datetime import date
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.store import Movement, MovementKind, NewMovement, Role, StockChange
 from capturekit.web.auth import kit_of, require
 from capturekit.web.inventory import seconds
-from capturekit.web.query import Body, Name, idempotency_key, parse_body, refusing_values
+from capturekit.web.query import Body, Name, Time, idempotency_key, parse_body, refusing_values
 
 
 class MovementBody(Body):
@@ -23,7 +23,7 @@ class MovementBody(Body):
     quantity: int
     source: Name | None = Field(default=None, alias="from")
     target: Name | None = Field(default=None, alias="to")
-    at: AwareDatetime | None = None
+    at: Time | None = None
     by: Name | None = None
     reason: Name | None = None
     lot: Name | None = None
@@ -37,7 +37,7 @@ class CountBody(Body):
     item: Name
     location: Name
     quantity: int
-    at: AwareDatetime | None = None
+    at: Time | None = None
     by: Name | None = None
     reason: Name | None = None
 

@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import Unknown
 from capturekit.store import Role
 from capturekit.web.auth import kit_of, require
-from capturekit.web.query import Body, Name, parse_body, parse_query, refusing_values
+from capturekit.web.query import Body, Name, Query, parse_body, parse_query, refusing_values
 
 
 class NewLocation(Body):
@@ -36,7 +36,7 @@ class ViewBody(Body):
     is_exhaustive: bool = False
 
 
-class LevelOptions(BaseModel):
+class LevelOptions(Query):
     """Query of par levels: ``?item=&location=&limit=&cursor=``."""
 
     item: Name | None = None
@@ -54,7 +54,7 @@ class LevelBody(Body):
     by: Name | None = None
 
 
-class AlertOptions(BaseModel):
+class AlertOptions(Query):
     """Query of alerts: ``?open=true&item=&limit=&cursor=``."""
 
     open: bool = True

@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Final, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from starlette.requests import Request
 
 from capturekit.web.problems import Problem
@@ -24,10 +32,32 @@ Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=200), AfterValid
 """A name or an id of something."""
 
 
-class Body(BaseModel):
-    """A JSON body. A name that it does not know is refused: it may have been meant for another."""
+def _not_a_number(text: object) -> object:
+    # pydantic would take a number, also in quotes, for seconds since 1970.
+    if not isinstance(text, str) or "-" not in text[1:]:
+        raise ValueError("give a time as 2026-11-24T17:03:00Z")
+    return text
 
-    model_config = ConfigDict(extra="forbid")
+
+Time: TypeAlias = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_not_a_number)]
+"""A time with its zone, in ISO 8601."""
+
+
+class Query(BaseModel):
+    """Parameters behind the question mark. Names that are not known here are ignored."""
+
+    model_config = ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Body(BaseModel):
+    """A JSON body, with no ``"5"`` for 5 and no 1 for true.
+
+    A name that it does not know is refused: it may have been meant for another.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def parse_query(request: Request, model: type[Q]) -> Q:

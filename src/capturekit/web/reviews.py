@@ -3,19 +3,19 @@
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from capturekit.errors import Unknown
 from capturekit.store import NewPolicy, Role, StockChange
 from capturekit.web.auth import kit_of, require
-from capturekit.web.query import Body, Name, Q, parse_body, parse_query, refusing_values
+from capturekit.web.query import Body, Name, Q, Query, parse_body, parse_query, refusing_values
 
 TASK_URL = "/v1/admin/task-status/{}"
 
 
-class ListOptions(BaseModel):
+class ListOptions(Query):
     """Query of the lists: ``?limit=&cursor=``."""
 
     limit: int = Field(default=100, ge=1, le=500)
@@ -35,7 +35,7 @@ class CorrectionBody(ReasonBody):
     quantity: int | None = None
 
 
-class PolicyScope(BaseModel):
+class PolicyScope(Query):
     """Query that names a policy: ``?analyser=&item=``; what is left out is any."""
 
     analyser: Name | None = None
@@ -50,7 +50,7 @@ class PolicyBody(Body):
     is_monotone: bool = False
 
 
-class ReprocessOptions(BaseModel):
+class ReprocessOptions(Query):
     """Query of reprocess: ``?dry_run=``."""
 
     dry_run: bool = False

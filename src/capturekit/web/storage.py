@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -11,10 +11,10 @@ from capturekit.store import CaptureState, Role
 from capturekit.times import iso
 from capturekit.web.auth import kit_of, require
 from capturekit.web.problems import Problem
-from capturekit.web.query import parse_query
+from capturekit.web.query import Query, parse_query
 
 
-class DryRun(BaseModel):
+class DryRun(Query):
     """Query: ``?dry_run=true`` only tells what would be done."""
 
     dry_run: bool = False

@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import anyio
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from capturekit.web.query import Query
 
 T = TypeVar("T")
 
@@ -14,7 +16,7 @@ FIRST_PAUSE_S: Final = 0.005
 LAST_PAUSE_S: Final = 0.1
 
 
-class WaitOptions(BaseModel):
+class WaitOptions(Query):
     """Query of whatever can be waited for: ``?wait=``, in seconds."""
 
     wait: float = Field(default=0.0, ge=0.0, le=MAX_WAIT_S)

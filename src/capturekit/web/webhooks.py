@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -11,14 +11,14 @@ from capturekit.events.rows import attempt_row, webhook_row
 from capturekit.store import Role
 from capturekit.web.auth import kit_of, require
 from capturekit.web.problems import Problem
-from capturekit.web.query import Body, parse_body
+from capturekit.web.query import Body, Time, parse_body
 
 
 class _Since(Body):
     """From where on: past a number, or since a time."""
 
     after: int | None = Field(default=None, ge=0, le=2**63 - 1)
-    since: AwareDatetime | None = None
+    since: Time | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

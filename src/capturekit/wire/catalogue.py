@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Literal
 
-from capturekit.wire.base import Answer, Cursor, Moment
+from capturekit.wire.base import Answer, Cursor, Moment, Point
 
 
 class CodeRow(Answer):
@@ -90,7 +90,7 @@ class ViewSet(Answer):
 
     device_id: str
     location_id: str
-    polygon: list[tuple[float, float]] | None
+    polygon: list[Point] | None
     """In pixels of the upright picture; null for all of it."""
     is_exhaustive: bool
     """Whether what is not seen there is not there."""

@@ -1,6 +1,6 @@
 """Cameras."""
 
-from capturekit.wire.base import Answer, Cursor, Moment
+from capturekit.wire.base import Answer, Cursor, Moment, Point
 
 
 class DeviceRow(Answer):
@@ -36,7 +36,7 @@ class DeviceView(Answer):
     """What a device sees of a location."""
 
     location_id: str
-    polygon: list[tuple[float, float]] | None
+    polygon: list[Point] | None
     """In pixels of the upright picture; null for all of it."""
     is_exhaustive: bool
 
