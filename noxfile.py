@@ -172,8 +172,8 @@ def bench_peers(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Kill at each named point, fill the disk at each write, and then kill at random.
 
-    In between 10,000 pictures arrive in any order. `-- --kills 1000 --backend redis` go to the
-    last part.
+    In between 10,000 pictures arrive in any order, and 10,000 malformed uploads.
+    `-- --kills 1000 --backend redis` go to the last part.
     """
     install(session, "-e", TESTED, groups=("tests",))
     session.env["PYTHONPATH"] = str(ROOT)
@@ -181,14 +181,23 @@ def faults(session: nox.Session) -> None:
         "CAPTUREKIT_TEST_ALL_POINTS": "1",
         "CAPTUREKIT_TEST_PAGES_LEFT": "0 120 1",
         "CAPTUREKIT_TEST_ARRIVALS": "10000",
+        "CAPTUREKIT_TEST_MALFORMED": "10000",
     }
     tests = (
         "tests/faults/test_named_kills.py",
         "tests/end_to_end/test_storage_faults.py",
         "tests/unit/store/test_arrival.py",
+        "tests/end_to_end/test_malformed.py",
     )
     session.run("pytest", "-s", *tests, env=long_forms)
     session.run("python", "-m", "tests.faults.killing", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Steady mixed load for an hour, and what grows meanwhile; `-- --minutes 5` for less."""
+    install(session, "-e", TESTED, groups=("tests",))
+    session.run("python", "-m", "tests.soak", *session.posargs)
 
 
 def arq_environment(session: nox.Session) -> str:

@@ -161,18 +161,17 @@ async def test_two_that_wait_for_each_other_are_both_done(database: Database) ->
             tasks.start_soon(database.write, change("b", "a"))
 
 
-async def test_a_frozen_server_is_given_up(
-    server: PostgresServer, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postgres, "ANSWER_TIMEOUT_S", 0.2)
-    server.pause()
-    try:
-        with anyio.fail_after(PROMPT_S), pytest.raises(StorageUnavailable, match=r"0\.2 s"):
-            await database.write(note("a"))
-    finally:
-        server.resume()
-    monkeypatch.undo()
-    await database.write(note("b"))
+@pytest.mark.usefixtures("database")  # It has the table.
+async def test_a_frozen_server_is_given_up(server: PostgresServer, url: str) -> None:
+    async with Database(url, answer_s=1.0) as database:
+        await database.write(note("before"))
+        server.pause()
+        try:
+            with anyio.fail_after(PROMPT_S), pytest.raises(StorageUnavailable, match=r" 1 s"):
+                await database.write(note("a"))
+        finally:
+            server.resume()
+        await database.write(note("b"))
 
 
 async def test_a_statement_that_takes_too_long_is_ended(

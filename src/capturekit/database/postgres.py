@@ -57,7 +57,8 @@ PAUSE_S: Final = 0.02
 class _Call:
     """One transaction under way, which the event loop may cut off."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_s: float) -> None:
+        self.answer_s = answer_s
         self.is_cut = False
         self.is_committing = False
         # psycopg's connection, which is known to us only through SQLAlchemy.
@@ -112,14 +113,14 @@ class PostgresDatabase:
     async def _in_thread(
         self, engine: Engine, limiter: anyio.CapacityLimiter, work: Callable[[Connection], T]
     ) -> T:
-        call = _Call()
+        call = _Call(self._answer_s)
 
         def run() -> T:
             with translated(self._dialect):
                 return self._run(engine, work, call)
 
         async with limiter:
-            timer = asyncio.get_running_loop().call_later(self._answer_s, call.cut)
+            timer = asyncio.get_running_loop().call_later(call.answer_s, call.cut)
             try:
                 return await anyio.to_thread.run_sync(run, limiter=self._threads)
             finally:
@@ -168,7 +169,7 @@ def _is_lost(call: _Call, error: Exception) -> bool:
 def _require_another_try(call: _Call, error: Exception, tries: int, *, is_lost: bool) -> None:
     """Raise unless nothing was done and it may work now."""
     if call.is_cut:
-        message = f"the database did not answer within {ANSWER_TIMEOUT_S:g} s"
+        message = f"the database did not answer within {call.answer_s:g} s"
         raise StorageUnavailable(message) from error
     if is_lost and call.is_committing:
         message = f"the connection broke while it committed: {driver_error(error)}"

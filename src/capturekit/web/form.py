@@ -123,8 +123,9 @@ async def read_form(request: Request, picture_name: str, max_picture_bytes: int)
     ClientDisconnect when the sender goes away.
     """
     collector = _Collector(picture_name, max_picture_bytes)
-    parser = _parser(request, collector)
     try:
+        # Its boundary may be one that it refuses.
+        parser = _parser(request, collector)
         async for chunk in chunks(request, max_picture_bytes, overhead=FORM_OVERHEAD_BYTES):
             parser.write(chunk)
         parser.finalize()
@@ -164,7 +165,7 @@ async def chunks(request: Request, max_bytes: int, *, overhead: int = 0) -> Asyn
     Raises TooManyBytes, Problem 503 when all bodies together are too many, and ClientDisconnect.
     """
     declared, most = request.headers.get("content-length", "0"), max_bytes + overhead
-    if declared.isdigit() and int(declared) > most:
+    if declared.isdecimal() and int(declared) > most:
         raise TooManyBytes(max_bytes)
     received = 0
     try:
