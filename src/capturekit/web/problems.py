@@ -24,6 +24,7 @@ _STATUS_OF: Final[Mapping[type[Exception], tuple[int, str]]] = {
     errors.ImageError: (422, "bad-picture"),
     errors.Unknown: (404, "not-found"),
     errors.UnknownJob: (404, "unknown-task"),
+    errors.UnknownWorker: (404, "unknown-worker"),
     errors.NotAuthorized: (401, "not-authorized"),
     errors.ClaimRefused: (403, "claim-refused"),
     errors.Conflict: (409, "conflict"),

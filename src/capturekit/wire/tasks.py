@@ -138,3 +138,28 @@ class QueueInfo(Answer):
     oldest_age_s: float | None
     is_paused: bool
     rates: list[Rate]
+
+
+class QueueState(Answer):
+    """Whether tasks are handed out, and how many there are."""
+
+    is_paused: bool
+    """Whether all queues are."""
+    paused: list[str]
+    """Queues that were paused by themselves."""
+    is_drained: bool
+    """Nothing runs."""
+    depth: dict[TaskState, int]
+
+
+class Retried(Answer):
+    """How many tasks wait again."""
+
+    retried: int
+
+
+class Resized(Answer):
+    """What a worker was asked for; it learns so in a moment."""
+
+    worker_id: str
+    concurrency: int
