@@ -322,6 +322,7 @@ class CaptureKit:
         await self.queue.prune(
             older_than_s=self.settings.job_retention_s, keep=self.settings.max_finished_jobs
         )
+        await self.store.nonces.prune()
 
     async def _open(self, stack: AsyncExitStack) -> None:
         folder = self.settings.data_dir

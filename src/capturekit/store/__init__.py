@@ -29,6 +29,7 @@ from capturekit.store.levels import ParLevel
 from capturekit.store.locations import Location
 from capturekit.store.lots import Expiring, Lot, Lots
 from capturekit.store.movements import Movement, MovementKind, NewMovement
+from capturekit.store.nonces import Nonces
 from capturekit.store.outbox import Event, Noticing, Outbox
 from capturekit.store.outlets import Outlet, Outlets
 from capturekit.store.page import Page
@@ -100,6 +101,7 @@ __all__ = [
     "NewCapture",
     "NewMovement",
     "NewPolicy",
+    "Nonces",
     "Origin",
     "Outbox",
     "Outlet",
@@ -161,5 +163,6 @@ class Store:
         self.tokens = Tokens(database, clock)
         self.fleet = Fleet(database, clock)
         self.claims = Claims(database, clock)
+        self.nonces = Nonces(database, clock)
         self.captures = Captures(noticing, clock, threshold)
         self.inventory = Inventory(noticing, clock)

@@ -75,13 +75,15 @@ class Principal:
     device_id: str | None
     """None for all but devices."""
     credential_id: str
-    """Tells tokens and sessions apart, and is not secret."""
+    """Tells tokens and sessions apart. Of a token its SHA-256, with which a device may sign."""
     name: str = ""
     """Of the person or the token; the id of a device."""
     role: Role | None = None
     """What it may do; None for a device, which only uploads."""
     configuration: Configuration | None = None
     """What the device should do, if that was said."""
+    is_signed_only: bool = False
+    """True for a device whose token alone is not enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Device:
     last_seen_at: float | None
     battery_v: float | None
     rssi: int | None
+    is_signed_only: bool = False
+    """True when it must sign its uploads, and its token alone is refused."""
 
     @property
     def is_revoked(self) -> bool:
@@ -115,6 +119,7 @@ class Device:
             "last_seen_at": iso(self.last_seen_at),
             "battery_v": self.battery_v,
             "rssi": self.rssi,
+            "signed_only": self.is_signed_only,
             "created_at": iso(self.created_at),
             "revoked_at": iso(self.revoked_at),
         }
@@ -186,6 +191,10 @@ class Devices:
         """Whose token this is; None when it is unknown, has ended or was revoked."""
         return await self._database.read(partial(_authenticate, token=token, at=self._clock()))
 
+    async def signers(self, device_id: str) -> list[Principal]:
+        """The device, once for each token that holds; none when it is unknown or revoked."""
+        return await self._database.read(partial(_signers, device_id=device_id, at=self._clock()))
+
     async def ensure_admin_token(self) -> str | None:
         """Make an admin's token unless there is one; return it if it was made now."""
         return await self._database.write(partial(_ensure_admin_token, at=self._clock()))
@@ -242,13 +251,13 @@ _CREDENTIAL: Final = Prepared(
     )
 )
 # With what the answer to an upload may tell the device: one question for both.
-_OWNER: Final = Prepared(
-    select(credential, device_config.c.version, device_config.c.config)
+_OWNERS: Final = (
+    select(credential, device.c.is_signed_only, device_config.c.version, device_config.c.config)
+    .outerjoin(device, device.c.id == credential.c.device_id)
     .outerjoin(device_config, device_config.c.device_id == credential.c.device_id)
-    .where(
-        credential.c.token_hash == bindparam("token_hash"), holds_at(bindparam("at", type_=Float))
-    )
+    .where(holds_at(bindparam("at", type_=Float)))
 )
+_OWNER: Final = Prepared(_OWNERS.where(credential.c.token_hash == bindparam("token_hash")))
 
 
 def new_device(name: str, id: str | None, *, is_exhaustive: bool, at: float) -> Device:
@@ -322,8 +331,15 @@ def _revoke(connection: Connection, id: str, at: float) -> None:
 
 def _authenticate(connection: Connection, token: str, at: float) -> Principal | None:
     row = _OWNER.mapping(connection, token_hash=_hash(token), at=at)
-    if row is None:
-        return None
+    return None if row is None else _principal(row)
+
+
+def _signers(connection: Connection, device_id: str, at: float) -> list[Principal]:
+    query = _OWNERS.where(credential.c.device_id == device_id)
+    return [_principal(row) for row in connection.execute(query, {"at": at}).mappings()]
+
+
+def _principal(row: Mapping[Any, Any]) -> Principal:
     configuration = None
     if row["version"] is not None:
         configuration = Configuration(row["version"], row["config"])
@@ -334,6 +350,7 @@ def _authenticate(connection: Connection, token: str, at: float) -> Principal | 
         row["name"] or row["device_id"],
         Role(row["role"]) if row["role"] else None,
         configuration,
+        bool(row["is_signed_only"]),
     )
 
 

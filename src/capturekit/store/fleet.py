@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 from pydantic import JsonValue
 from sqlalchemy import Connection, Select, or_, select, update
@@ -16,8 +15,6 @@ from capturekit.store.devices import Device, Polygon, device_of, get, holds_at, 
 from capturekit.store.page import Page, from_cursor, to_cursor
 from capturekit.store.schema import credential, device, device_config, view
 from capturekit.times import iso
-
-KEY_ID_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class Key:
     """A token that holds, without what would let anyone use it."""
 
     id: str
-    """Tells keys apart: the first digits of the token's SHA-256."""
+    """Tells keys apart."""
     created_at: float
     ends_at: float | None
     """The end of its grace, when another has taken its place; None while it is the newest."""
@@ -116,12 +113,18 @@ class Fleet:
         name: str | None = None,
         location_id: str | None = None,
         is_exhaustive: bool | None = None,
+        is_signed_only: bool | None = None,
     ) -> Device:
         """Change what is given, for captures that are processed from now on.
 
         Raises Unknown for the device and the location.
         """
-        given = {"name": name, "location_id": location_id, "is_exhaustive": is_exhaustive}
+        given = {
+            "name": name,
+            "location_id": location_id,
+            "is_exhaustive": is_exhaustive,
+            "is_signed_only": is_signed_only,
+        }
         changes = {column: value for column, value in given.items() if value is not None}
         return await self._database.write(partial(_change, id=id, changes=changes))
 
@@ -162,14 +165,11 @@ def _views(connection: Connection, id: str) -> tuple[View, ...]:
 
 def _keys(connection: Connection, id: str, at: float) -> tuple[Key, ...]:
     query = (
-        select(credential.c.token_hash, credential.c.created_at, credential.c.revoked_at)
+        select(credential.c.id, credential.c.created_at, credential.c.revoked_at)
         .where(credential.c.device_id == id, holds_at(at))
-        .order_by(credential.c.created_at, credential.c.token_hash)
+        .order_by(credential.c.created_at, credential.c.id)
     )
-    return tuple(
-        Key(token_hash[:KEY_ID_DIGITS], created_at, ends_at)
-        for token_hash, created_at, ends_at in connection.execute(query)
-    )
+    return tuple(Key(*row) for row in connection.execute(query))
 
 
 def _change(connection: Connection, id: str, changes: Mapping[str, str | bool]) -> Device:

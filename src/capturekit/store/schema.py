@@ -27,6 +27,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
     true,
 )
@@ -84,6 +85,7 @@ device = Table(
     Column("last_seen_at", Float),
     Column("battery_v", Float),
     Column("rssi", Integer),
+    Column("is_signed_only", Boolean, nullable=False, server_default=false()),
 )
 
 credential = Table(
@@ -112,6 +114,15 @@ device_config = Table(
     Column("changed_at", Float, nullable=False),
 )
 """What devices should do. A device without a row was never told."""
+
+used_nonce = Table(
+    "used_nonce",
+    metadata,
+    Column("nonce", NAME, primary_key=True),
+    Column("signature", NAME, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
+)
+"""Nonces that a signed request had, and its signature: no other may have them."""
 
 claim = Table(
     "claim",

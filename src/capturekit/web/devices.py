@@ -39,6 +39,8 @@ class DeviceChange(Body):
     name: Name | None = None
     location: Name | None = None
     exhaustive: bool | None = None
+    signed_only: bool | None = None
+    """Whether its token alone is refused: it must sign."""
 
 
 class RotateOptions(Query):
@@ -90,6 +92,7 @@ async def change_device(request: Request) -> Response:
         name=change.name,
         location_id=change.location,
         is_exhaustive=change.exhaustive,
+        is_signed_only=change.signed_only,
     )
     return JSONResponse(device.as_json())
 

@@ -4,7 +4,7 @@ Everything stays in memory: a picture is a few hundred kilobytes, and what all r
 hold together is bounded.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -116,17 +116,24 @@ class Form:
         return value.replace("\0", "\ufffd") or None
 
 
-async def read_form(request: Request, picture_name: str, max_picture_bytes: int) -> Form:
+async def read_form(
+    request: Request,
+    picture_name: str,
+    max_picture_bytes: int,
+    seen: Callable[[bytes], object] | None = None,
+) -> Form:
     """Read the whole form; ``picture_name`` is the one field that may be large.
 
-    Raises TooManyBytes, or Problem 400, 408, 411, 413, 415 or 503; and starlette's
-    ClientDisconnect when the sender goes away.
+    ``seen`` is told each part of the body as it came. Raises TooManyBytes, or Problem 400, 408,
+    411, 413, 415 or 503; and starlette's ClientDisconnect when the sender goes away.
     """
     collector = _Collector(picture_name, max_picture_bytes)
     try:
         # Its boundary may be one that it refuses.
         parser = _parser(request, collector)
         async for chunk in chunks(request, max_picture_bytes, overhead=FORM_OVERHEAD_BYTES):
+            if seen is not None:
+                seen(chunk)
             parser.write(chunk)
         parser.finalize()
     except FormParserError as error:

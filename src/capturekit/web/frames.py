@@ -7,28 +7,25 @@ and what a device without a clock knows of time is how old the picture is.
 import hashlib
 import re
 import time
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated, Final, cast
+from typing import Annotated, Final
 
-import http_sf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from capturekit.errors import NotAuthorized
 from capturekit.kit import Upload
 from capturekit.store import Principal, PrincipalKind
 from capturekit.times import iso
-from capturekit.web.auth import REFUSAL, admit, kit_of, principal_of, spend_limit
+from capturekit.web.auth import REFUSAL, admit, kit_of, spend_limit
 from capturekit.web.device_config import config_field
+from capturekit.web.fields import content_digest, dictionary
 from capturekit.web.form import chunks
 from capturekit.web.problems import Problem
+from capturekit.web.signed import next_nonce, refusal, uploader_of
 
 NAME: Final = re.compile(r"[0-9A-Za-z_]{1,32}-[0-9]{1,10}")
 """A frame's: what tells one start of the device from another, and a number."""
-
-MAX_META_BYTES: Final = 1024
 
 
 class Meta(BaseModel):
@@ -82,24 +79,27 @@ async def put_frame(request: Request) -> Response:
         "duplicate": is_duplicate,
     }
     status = HTTPStatus.OK if is_duplicate else HTTPStatus.CREATED
-    return JSONResponse(body, status, config_field(principal, meta.cfg))
+    fields = config_field(principal, meta.cfg) | await next_nonce(request)
+    return JSONResponse(body, status, fields)
 
 
 async def hello(request: Request) -> Response:
-    """The time, for a device that has none, and what it may send."""
-    settings = kit_of(request).settings
+    """The time, for a device that has none, a nonce to sign with, and what it may send."""
+    kit = kit_of(request)
+    settings = kit.settings
     limits = {"max_bytes": settings.max_upload_bytes, "max_pixels": settings.max_pixels}
     rule = settings.rate_limits.get("ingest")
     now = time.time()
-    told = {"time": iso(now), "unix": round(now, 3), "limits": limits | {"ingest": rule}}
-    return JSONResponse(told)
+    nonce = await kit.store.nonces.issue()
+    told = {"time": iso(now), "unix": round(now, 3), "nonce": nonce}
+    return JSONResponse(told | {"limits": limits | {"ingest": rule}})
 
 
 async def _device(request: Request, device_id: str) -> Principal:
     """The device that asks, which must be the one of the path."""
-    principal = await principal_of(request.scope, kit_of(request))
+    principal = await uploader_of(request)
     if principal is None:
-        raise NotAuthorized(REFUSAL)
+        raise await refusal(kit_of(request), "not-authorized", REFUSAL)
     if principal.kind is not PrincipalKind.DEVICE or principal.device_id != device_id:
         detail = "this token is not that device's: each uploads under its own name"
         raise Problem(403, "forbidden", detail)
@@ -111,7 +111,7 @@ async def _upload(request: Request, device_id: str, name: str, meta: Meta) -> Up
     async for chunk in chunks(request, kit_of(request).settings.max_upload_bytes):
         content += chunk
         digest.update(chunk)
-    wanted = _digest(request)
+    wanted = content_digest(request)
     if wanted is not None and wanted != digest.digest():
         raise Problem(400, "digest-mismatch", "the body is not what its Content-Digest says")
     return Upload(
@@ -129,7 +129,7 @@ async def _upload(request: Request, device_id: str, name: str, meta: Meta) -> Up
 
 
 def _meta(request: Request) -> Meta:
-    found = _dictionary(request, "capturekit-meta")
+    found = dictionary(request, "capturekit-meta")
     try:
         # An item is a value and its parameters, of which we know none.
         return Meta.model_validate({name: item[0] for name, item in found.items()})
@@ -137,28 +137,3 @@ def _meta(request: Request) -> Meta:
         first = error.errors(include_url=False, include_input=False)[0]
         detail = f"Capturekit-Meta: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise Problem(422, "bad-meta", detail) from error
-
-
-def _digest(request: Request) -> bytes | None:
-    """The SHA-256 that the body should have; None when it says none, or another sort alone."""
-    item = _dictionary(request, "content-digest").get("sha-256")
-    if item is None:
-        return None
-    if not isinstance(item[0], bytes):
-        raise Problem(400, "bad-content-digest", "Content-Digest: sha-256 is no byte sequence")
-    return item[0]
-
-
-def _dictionary(request: Request, field: str) -> Mapping[str, tuple[object, object]]:
-    """A field that is an RFC 9651 dictionary; empty where it is missing."""
-    text = ", ".join(request.headers.getlist(field))
-    if len(text) > MAX_META_BYTES:
-        raise Problem(422, "bad-field", f"{field} has more than {MAX_META_BYTES} bytes")
-    try:
-        parsed = http_sf.parse(text.encode("latin-1"), tltype="dictionary") if text else {}
-    except ValueError as error:
-        raise Problem(422, "bad-field", f"{field} is no structured dictionary: {error}") from error
-    found = cast("dict[str, tuple[object, object]]", parsed)
-    if any(isinstance(item[0], list) for item in found.values()):
-        raise Problem(422, "bad-field", f"{field} holds a list, and none is known here")
-    return found

@@ -1,5 +1,6 @@
 """``POST /v1/ingest``: the form that camera clients in the field already send."""
 
+import hashlib
 import json
 import re
 from datetime import UTC, datetime
@@ -12,10 +13,12 @@ from starlette.responses import JSONResponse, Response
 from capturekit.errors import NotAuthorized
 from capturekit.kit import Upload
 from capturekit.store import Principal
-from capturekit.web.auth import REFUSAL, admit, bearer_token, kit_of, principal_of, spend_limit
+from capturekit.web.auth import REFUSAL, admit, kit_of, spend_limit
 from capturekit.web.device_config import config_field
+from capturekit.web.fields import content_digest
 from capturekit.web.form import Form, read_form
 from capturekit.web.problems import Problem
+from capturekit.web.signed import next_nonce, refusal, require_unsigned, uploader_of
 
 MAX_KEY_CHARACTERS: Final = 200
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
@@ -56,13 +59,11 @@ class IngestForm(BaseModel):
 async def ingest(request: Request) -> Response:
     """Keep one picture; answers when it is on the disk."""
     kit = kit_of(request)
-    principal = await principal_of(request.scope, kit)
-    if principal is None and bearer_token(request.scope) is not None:
-        raise NotAuthorized(REFUSAL)
+    principal = await uploader_of(request)
     if principal is not None:
         # Before the body is read: a camera over its limit costs no memory.
         await spend_limit(request, "ingest", principal)
-    form = await read_form(request, "image", kit.settings.max_upload_bytes)
+    form = await _read(request, kit.settings.max_upload_bytes)
     if principal is None:
         principal = await _by_form_token(request, form)
     upload = _upload(request, form, _device_of(principal, form))
@@ -76,15 +77,29 @@ async def ingest(request: Request) -> Response:
             "message": "this picture was stored before" if is_duplicate else "picture stored",
             "duplicate": is_duplicate,
         },
-        headers=config_field(principal, _integer(form.text("cfg"))),
+        headers=config_field(principal, _integer(form.text("cfg"))) | await next_nonce(request),
     )
+
+
+async def _read(request: Request, max_bytes: int) -> Form:
+    """The form. Raises Problem 400 when it is not what ``Content-Digest`` says."""
+    wanted = content_digest(request)
+    if wanted is None:
+        return await read_form(request, "image", max_bytes)
+    digest = hashlib.sha256()
+    form = await read_form(request, "image", max_bytes, digest.update)
+    if digest.digest() != wanted:
+        raise Problem(400, "digest-mismatch", "the body is not what its Content-Digest says")
+    return form
 
 
 async def _by_form_token(request: Request, form: Form) -> Principal:
     token = form.text("token")
-    principal = await kit_of(request).store.devices.authenticate(token) if token else None
+    kit = kit_of(request)
+    principal = await kit.store.devices.authenticate(token) if token else None
     if principal is None:
-        raise NotAuthorized(REFUSAL)
+        raise await refusal(kit, "not-authorized", REFUSAL)
+    await require_unsigned(kit, principal)
     await spend_limit(request, "ingest", principal)
     return principal
 

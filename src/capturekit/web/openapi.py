@@ -46,6 +46,17 @@ HEADERS: Final[Mapping[str, Json]] = {
         "schema": {"type": "string", "maxLength": 1024},
         "example": 'age=37, rssi=-71, vbat=3912, heap=48112, try=2, rst="brownout", fw="1.2.0"',
     },
+    "Signature-Input": {
+        "description": "RFC 9421; how an upload is signed, in place of a token.",
+        "schema": _TEXT,
+        "example": 'sig=("@method" "@path" "content-digest" "content-length");created=1764086400'
+        ';keyid="pantry-cam";alg="hmac-sha256";nonce="AZq3Zc…"',
+    },
+    "Signature": {
+        "description": "RFC 9421; HMAC-SHA256 by the SHA-256 of the token.",
+        "schema": _TEXT,
+        "example": "sig=:pxcQw6G3AjtMBQjwo8XzkZf/bws5LelbaMk5rGIGtE8=:",
+    },
     "If-Match": {
         "description": "The `ETag` of what was read: refused when it has changed since.",
         "schema": _TEXT,
@@ -81,6 +92,10 @@ _TOLD_HEADERS: Final[Mapping[str, Json]] = {
         "not have the present version, `v`.",
         "schema": _TEXT,
         "example": 'v=8, every=300, phase=118, size="uxga", q=12',
+    },
+    "Capturekit-Nonce": {
+        "description": "To sign the next upload with; also on a 401.",
+        "schema": _TEXT,
     },
     "ETag": {"description": "The version, for `If-Match`.", "schema": _TEXT},
     "Content-Disposition": {"description": "What to name the file.", "schema": _TEXT},

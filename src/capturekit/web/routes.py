@@ -44,7 +44,8 @@ FILES: Final = Raw(("text/csv", "application/json"))
 PAGE: Final = Raw(("text/html",))
 KEY: Final = ("Idempotency-Key",)
 LOCATION: Final = ("Location",)
-CONFIG: Final = ("Capturekit-Config",)
+CONFIG: Final = ("Capturekit-Config", "Capturekit-Nonce")
+SIGNED: Final = ("Content-Digest", "Signature-Input", "Signature")
 ETAG: Final = ("ETag",)
 
 ROUTES: Final[tuple[Operation, ...]] = (
@@ -56,7 +57,7 @@ ROUTES: Final[tuple[Operation, ...]] = (
         told_headers={200: CONFIG},
         access=Access.DEVICE,
         body=Form(IngestForm),
-        headers=KEY,
+        headers=(*KEY, *SIGNED),
         limit="ingest",
         problems=(400, 409, 415),
     ),
@@ -68,7 +69,7 @@ ROUTES: Final[tuple[Operation, ...]] = (
         told_headers={200: CONFIG, 201: CONFIG},
         access=Access.DEVICE,
         body=JPEG,
-        headers=("Content-Digest", "Capturekit-Meta"),
+        headers=("Capturekit-Meta", *SIGNED),
         limit="ingest",
         problems=(400, 409, 415),
     ),

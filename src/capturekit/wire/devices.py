@@ -15,6 +15,8 @@ class DeviceRow(Answer):
     battery_v: float | None
     rssi: int | None
     """Signal strength in dBm."""
+    signed_only: bool
+    """Whether its token alone is refused."""
     created_at: Moment
     revoked_at: Moment | None
 

@@ -45,4 +45,6 @@ class Hello(Answer):
     time: Moment
     unix: float
     """The same in seconds since 1970."""
+    nonce: str
+    """To sign one upload with, within five minutes."""
     limits: UploadLimits

@@ -154,6 +154,7 @@ async def told(store: Store, photograph: Photograph) -> None:
     await store.devices.add("cam", is_exhaustive=True)
     await store.fleet.configure("cam", DeviceConfig(every_s=300))
     await store.claims.offer("cam")
+    await store.nonces.spend(await store.nonces.issue(), b"signature")
     await inventory.add_item("tea", "Tea")
     await inventory.assign_code("400", "tea", 6)
     for number in range(1, 5):

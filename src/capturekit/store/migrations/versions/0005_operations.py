@@ -25,6 +25,7 @@ def upgrade() -> None:
     )
     _create_device_config()
     _create_claim()
+    _create_used_nonce()
 
 
 def _create_device_config() -> None:
@@ -78,3 +79,19 @@ def _create_claim() -> None:
     )
     op.create_index("ix_claim_device_id", "claim", ["device_id"])
     op.create_index("ix_claim_expires_at", "claim", ["expires_at"])
+
+
+def _create_used_nonce() -> None:
+    # No batch: that would make the table anew, to which others refer.
+    is_signed_only = sa.Column(
+        "is_signed_only", sa.Boolean, nullable=False, server_default=sa.false()
+    )
+    op.add_column("device", is_signed_only)
+    op.create_table(
+        "used_nonce",
+        sa.Column("nonce", NAME, nullable=False),
+        sa.Column("signature", NAME, nullable=False),
+        sa.Column("expires_at", sa.Float, nullable=False),
+        sa.PrimaryKeyConstraint("nonce", name="pk_used_nonce"),
+    )
+    op.create_index("ix_used_nonce_expires_at", "used_nonce", ["expires_at"])
