@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypedDict, Unpack, overload
 
@@ -43,7 +44,7 @@ from capturekit.schedule import Schedule
 from capturekit.settings import Settings
 from capturekit.steps import default_pipeline
 from capturekit.store import Capture, CaptureState, NewCapture, StockChange, Store, migrations
-from capturekit.store.belonging import require_own
+from capturekit.store.belonging import has_owner, require_own
 from capturekit.store.retention import Keeping
 from capturekit.store.schema import metadata as store_metadata
 from capturekit.store.storage import Storage
@@ -71,6 +72,12 @@ CHECKED_BYTES: Final = 256 * 2**20
 
 UNFINISHED_S: Final = 3600.0
 """Seconds after which no other server writes a blob still that it began; a killed one left it."""
+
+SERVER_WAIT_S: Final = 5.0
+"""Seconds for which a worker waits for what a server that starts with it has yet to make."""
+
+LOOK_S: Final = 0.1
+"""Seconds between looks for it."""
 
 SWEEP_S: Final = 30.0
 """Seconds between looks for captures whose job was lost."""
@@ -326,13 +333,14 @@ class CaptureKit:
 
     async def _open(self, stack: AsyncExitStack) -> None:
         folder = self.settings.data_dir
+        if self.role is Role.WORKER:
+            # Before the folder is made: a mistyped one is not.
+            await self._require_shared_data()
         await anyio.to_thread.run_sync(make_folder, folder)
         if self.role is Role.SERVER:
             stack.enter_context(ServerLock.of_folder(folder))
             if (file := self.settings.database_path) is not None:
                 stack.enter_context(await anyio.to_thread.run_sync(ServerLock.of_database, file))
-        if self.role is Role.WORKER:
-            self._require_shared_data()
         database = await stack.enter_async_context(
             Database(self.settings.database, is_checkpointing=self.role is Role.SERVER)
         )
@@ -342,6 +350,8 @@ class CaptureKit:
         await self._bring_up_to_date(database)
         self.store = Store(database, clock=self._clock, threshold=self.settings.threshold)
         self.storage = Storage(database, self.blobs, self._clock, self.keeping())
+        if self.role is Role.WORKER:
+            await self._require_server_before(database)
         if self.role is not Role.COMMAND:
             await self.require_own_blobs()
         self.tellers = self._new_tellers()
@@ -501,8 +511,11 @@ class CaptureKit:
             from capturekit.picture.child import verify_in_child as check
         return check(content, max_bytes=limits.max_upload_bytes, max_pixels=limits.max_pixels)
 
-    def _require_shared_data(self) -> None:
-        """Raise ConfigError when this worker would not see what the server sees."""
+    async def _require_shared_data(self) -> None:
+        """Raise ConfigError when this worker would not see what the server sees.
+
+        A file of the server's is waited for: both may be starting.
+        """
         url = self.settings.queue_url.get_secret_value()
         if url.startswith("memory:"):
             raise ConfigError(
@@ -510,11 +523,28 @@ class CaptureKit:
                 "use sql:// (the default) for the server and its workers"
             )
         path = self.settings.database_path
-        if url != OWN_DATABASE and path is not None and not path.exists():
+        if path is not None and not await _comes(anyio.Path(path).exists):
             raise ConfigError(
-                f"there is no capturekit database in {self.settings.data_dir}: a worker needs the "
-                "data folder of the server whose jobs it takes; share that folder, name it with "
-                "--data, and start the server first"
+                f"there is no capturekit database at {path}: a worker needs the data folder of "
+                "the server whose jobs it takes; share that folder, name it with --data, and "
+                "start the server first"
+            )
+        queue = Path("/" + url.partition(":///")[2].lstrip("/")) if url[:6] == "sqlite" else None
+        if queue is not None and not await _comes(anyio.Path(queue).exists):
+            raise ConfigError(
+                f"there is no queue at {queue}, the file that CAPTUREKIT_QUEUE_URL names: a worker "
+                "needs the server's; on other hosts than the server's keep it in Redis or Postgres"
+            )
+
+    async def _require_server_before(self, database: Database) -> None:
+        """Raise ConfigError when a worker is the first here: its pictures would be the database's.
+
+        On a host of its own that is a folder which no server sees.
+        """
+        if not await _comes(partial(has_owner, database)):
+            raise ConfigError(
+                "no server has used this database yet: start the server first, with the same "
+                "CAPTUREKIT_DATABASE_URL and CAPTUREKIT_BLOB_URL"
             )
 
     @property
@@ -560,6 +590,15 @@ class CaptureKit:
             logger.warning("capture %s waits for a sweep: %s", capture.id, error)
         except QueueFull as error:
             logger.warning("capture %s waits for a sweep: %s", capture.id, error)
+
+
+async def _comes(is_there: Callable[[], Awaitable[bool]]) -> bool:
+    """Whether it is there, or comes while a server that starts at the same time would make it."""
+    for _ in range(round(SERVER_WAIT_S / LOOK_S)):
+        if await is_there():
+            return True
+        await anyio.sleep(LOOK_S)
+    return await is_there()
 
 
 async def upgrade_database(settings: Settings) -> str:

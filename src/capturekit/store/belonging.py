@@ -21,6 +21,11 @@ OFFERED: Final = "blobs_owner_offered:"
 Killed before it was written down for good, the next start knows it as its own."""
 
 
+async def has_owner(database: Database) -> bool:
+    """Whether a process has joined the database with blobs before."""
+    return await database.read(_owner) is not None
+
+
 async def require_own(database: Database, blobs: Blobs) -> None:
     """Join the database and the blobs for good, if both are free. Raises ConfigError else."""
     expected = await database.read(_owner)
