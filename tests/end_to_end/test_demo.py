@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 COMMAND = (sys.executable, "-m", "capturekit", "demo", "--headless")
 KEYS = {
     *("ok", "accuracy", "double_counts", "lost"),
@@ -49,4 +51,18 @@ def test_ctrl_c_ends_it_early_with_a_verdict(tmp_path: Path) -> None:
     assert "#token=" in address
     assert "verdict" in out
     assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.timeout(120)
+def test_stock_is_exact_though_workers_are_killed(tmp_path: Path) -> None:
+    arguments = ("--chaos", "kill-worker", "--seconds", "8", "--seed", "3", "--json")
+    with start(tmp_path, *arguments) as process:
+        out, err = process.communicate(timeout=100)
+
+    assert process.returncode == 0, err
+    verdict = json.loads(out)
+    assert set(verdict) == KEYS | {"kills"}
+    assert verdict["kills"] >= 2
+    assert (verdict["ok"], verdict["lost"], verdict["double_counts"]) == (True, 0, 0)
     assert not list(tmp_path.iterdir())

@@ -40,17 +40,27 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 )
 @click.option("--seed", default=0, show_default=True, help="The same seed is the same story.")
 @click.option("--headless", is_flag=True, help="Do not open the dashboard in the browser.")
+@click.option(
+    "--chaos",
+    type=click.Choice(["kill-worker"]),
+    help="Let workers do the work, and kill one after the other with SIGKILL.",
+)
 @json_option
-def demo(cameras: int, seconds: float, seed: int, *, headless: bool, as_json: bool) -> None:
+def demo(
+    cameras: int, seconds: float, seed: int, *, headless: bool, chaos: str | None, as_json: bool
+) -> None:
     """Simulated shelf cameras, and the proof that stock is right.
 
     Starts the real application on a temporary folder, lets cameras upload pictures of shelves
     whose stock is known, then compares. Some uploads come twice, late or damaged. Ctrl-C ends
     it early, with a verdict. Exits with 1 unless everything agrees.
     """
+    from capturekit.demo.chaos import Chaos
     from capturekit.demo.run import DemoOptions
 
-    options = DemoOptions(cameras=cameras, seconds=seconds, seed=seed)
+    options = DemoOptions(
+        cameras=cameras, seconds=seconds, seed=seed, chaos=Chaos(chaos) if chaos else None
+    )
     sys.exit(report(anyio.run(_run, options, headless), as_json=as_json))
 
 
@@ -163,7 +173,8 @@ def _summary(verdict: "Verdict") -> str:
         f"upload to stock {_ms(verdict.p50_ms)} p50, {_ms(verdict.p95_ms)} p95",
         f"verdict         {'everything agrees' if verdict.ok else 'NOT ok'} (seed {verdict.seed})",
     )
-    return "\n".join(lines)
+    killed = () if verdict.kills is None else (f"workers killed  {verdict.kills}",)
+    return "\n".join((*lines[:-1], *killed, lines[-1]))
 
 
 def _ms(value: float | None) -> str:

@@ -38,6 +38,26 @@ class _StockPage(BaseModel):
     next: str | None
 
 
+class _Worker(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    pid: int
+
+
+class _Active(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    by_worker: dict[str, list[str]]
+
+
+class _QueueInfo(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    active: _Active
+    workers: list[_Worker]
+
+
 @asynccontextmanager
 async def admin_client(server: RunningServer) -> AsyncIterator["AdminClient"]:
     """A client that is signed in while the block lasts."""
@@ -71,6 +91,16 @@ class AdminClient:
             }
         except httpx2.HTTPError as error:
             raise ServerFailed(f"the server does not tell its stock: {error!r}") from error
+
+    async def busy_workers(self) -> list[int]:
+        """Process ids of the workers that hold a job; none when there was no answer."""
+        try:
+            response = await self._http.get("/v1/admin/queue-info")
+            response.raise_for_status()
+        except httpx2.HTTPError:
+            return []
+        told = _QueueInfo.model_validate_json(response.content)
+        return [worker.pid for worker in told.workers if worker.id in told.active.by_worker]
 
     async def _state(self, capture_id: str) -> str:
         """The state after at most one long poll; empty when there was no answer."""

@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 
 from capturekit.demo.admin import AdminClient, admin_client
+from capturekit.demo.chaos import SETTINGS, Chaos, crew_of
 from capturekit.demo.plan import Mishap, Shot, plan
 from capturekit.demo.server import RunningServer, running_server
 from capturekit.demo.shelves import BINS, PRODUCTS, Shelf
@@ -35,6 +36,7 @@ class DemoOptions:
     cameras: int = 3
     seconds: float = 20.0
     seed: int = 0
+    chaos: Chaos | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,33 @@ async def run(
     names = [f"shelf-{number}" for number in range(1, options.cameras + 1)]
     catalogue = {product.code: product.name for product in (*PRODUCTS, *BINS)}
     crew = [_Post.planned(name, Random(story.getrandbits(64)), options) for name in names]
-    async with running_server(names, catalogue) as server, admin_client(server) as admin:
+    settings = SETTINGS if options.chaos else {}
+    async with (
+        running_server(names, catalogue, settings) as server,
+        admin_client(server) as admin,
+    ):
         on_ready(server)
         scene = Scene(server, admin, stop, on_event)
-        await scene.play(crew, options.seconds)
+        if options.chaos is None:
+            await scene.play(crew, options.seconds)
+        else:
+            scene.tally.kills = await _play_while_killing(scene, crew, options, server)
         return judge(scene.truth, await admin.stock(), scene.tally, options.seed)
+
+
+async def _play_while_killing(
+    scene: "Scene", crew: "list[_Post]", options: DemoOptions, server: RunningServer
+) -> int:
+    """Let workers do the work and be killed meanwhile; returns how many were."""
+    async with (
+        crew_of(server) as workers,
+        admin_client(server) as admin,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(workers.suffer, admin, options.seconds, scene.stop)
+        await scene.play(crew, options.seconds)
+        tasks.cancel_scope.cancel()
+    return workers.kills
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +131,7 @@ class Scene:
         self.tally = Tally()
         self._server = server
         self._admin = admin
-        self._stop = stop
+        self.stop = stop
         self._on_event = on_event
         self._watchers = anyio.create_task_group()
         self._started_at = 0.0
@@ -135,8 +159,8 @@ class Scene:
     async def _is_on_at(self, at_s: float) -> bool:
         """Wait for that moment of the run; False as soon as it is stopped."""
         with anyio.move_on_after(self._started_at + at_s - anyio.current_time()):
-            await self._stop.wait()
-        return not self._stop.is_set()
+            await self.stop.wait()
+        return not self.stop.is_set()
 
     def take(self, shelf: Shelf) -> None:
         """A picture of the shelf, as it is now, is being taken: this is true until the next."""

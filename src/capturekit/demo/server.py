@@ -39,6 +39,7 @@ class RunningServer:
     admin_token: str
     device_tokens: dict[str, str]
     """By device."""
+    data_dir: Path
 
     @property
     def dashboard_url(self) -> str:
@@ -48,25 +49,27 @@ class RunningServer:
 
 @asynccontextmanager
 async def running_server(
-    devices: Iterable[str], names: Mapping[str, str]
+    devices: Iterable[str], names: Mapping[str, str], settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[RunningServer]:
     """Start ``capturekit serve`` with these devices, each marked exhaustive.
 
-    ``names`` says what people call the item of a code.
+    ``names`` says what people call the item of a code, ``settings`` are variables for the server.
 
     Raises ServerFailed. However the block ends, the process is gone and the folder deleted.
     """
     with TemporaryDirectory(prefix="capturekit-demo-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         admin_token = secrets.token_urlsafe(32)
-        async with _process(home, admin_token) as process:
+        async with _process(home, admin_token, settings or {}) as process:
             base_url = await _ready_url(process, home)
             tokens = await _set_up(home / "data", devices, names)
-            yield RunningServer(base_url, admin_token, tokens)
+            yield RunningServer(base_url, admin_token, tokens, home / "data")
 
 
 @asynccontextmanager
-async def _process(home: Path, admin_token: str) -> AsyncIterator[Process]:
+async def _process(
+    home: Path, admin_token: str, settings: Mapping[str, str]
+) -> AsyncIterator[Process]:
     command = [sys.executable, "-m", "capturekit", "serve", "--data", str(home / "data")]
     with (home / "server.log").open("wb") as log:
         process = await anyio.open_process(
@@ -76,7 +79,12 @@ async def _process(home: Path, admin_token: str) -> AsyncIterator[Process]:
             stderr=log,
             # Settings files in the user's working directory are not the demo's.
             cwd=home,
-            env=_environment(admin_token),
+            env={
+                **clean_environment(),
+                "CAPTUREKIT_ADMIN_TOKEN": admin_token,
+                "CAPTUREKIT_RATE_LIMITS": "off",
+                **settings,
+            },
             # Ctrl-C is for the demo alone; it then stops the server in order.
             start_new_session=True,
         )
@@ -87,9 +95,9 @@ async def _process(home: Path, admin_token: str) -> AsyncIterator[Process]:
             await _stop(process)
 
 
-def _environment(admin_token: str) -> dict[str, str]:
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("CAPTUREKIT_")}
-    return kept | {"CAPTUREKIT_ADMIN_TOKEN": admin_token, "CAPTUREKIT_RATE_LIMITS": "off"}
+def clean_environment() -> dict[str, str]:
+    """The variables of this process without settings: the user's own are not the demo's."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("CAPTUREKIT_")}
 
 
 async def _ready_url(process: Process, home: Path) -> str:

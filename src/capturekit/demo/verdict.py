@@ -26,6 +26,8 @@ class Tally:
     hostile: int = 0
     refused: int = 0
     """Hostile uploads that were refused as such."""
+    kills: int | None = None
+    """Workers that were killed; None when none was to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Verdict:
     p95_ms: float | None
     complaints: tuple[str, ...]
     """What went wrong, a sentence each; none when all is well."""
+    kills: int | None = None
+    """Workers that were killed meanwhile; None when none was to be."""
 
     @property
     def ok(self) -> bool:
@@ -72,6 +76,7 @@ class Verdict:
 
     def as_json(self) -> dict[str, object]:
         """What ``capturekit demo --json`` prints."""
+        killed = {} if self.kills is None else {"kills": self.kills}
         return {
             "ok": self.ok,
             "accuracy": round(self.accuracy, 4),
@@ -82,6 +87,7 @@ class Verdict:
             "p50_ms": self.p50_ms,
             "p95_ms": self.p95_ms,
             "seed": self.seed,
+            **killed,
         }
 
 
@@ -98,6 +104,7 @@ def judge(truth: Stock, ledger: Stock, tally: Tally, seed: int) -> Verdict:
         p50_ms=_percentile(tally.latencies_ms, 50),
         p95_ms=_percentile(tally.latencies_ms, 95),
         complaints=(*_stock_complaints(rows), *_upload_complaints(tally, lost)),
+        kills=tally.kills,
     )
 
 
@@ -122,6 +129,8 @@ def _upload_complaints(tally: Tally, lost: int) -> list[str]:
         "hostile uploads were not refused": tally.hostile - tally.refused,
     }
     complaints = [f"{count} {what}" for what, count in counts.items() if count]
+    if tally.kills == 0:
+        complaints.append("no worker was killed: let it run for longer")
     return complaints if tally.acknowledged else [*complaints, "no picture was stored at all"]
 
 
