@@ -20,6 +20,7 @@ from capturekit.queue.base import Job, JobError, WorkerInfo
 from capturekit.queue.sql import SqlQueue
 from capturekit.store import (
     CaptureState,
+    DeviceConfig,
     MovementKind,
     NewMovement,
     NewPolicy,
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.anyio
 BIG: Final = (
     *("capture", "run", "run_scope", "observation", "verdict", "live_count", "live_scope"),
     *("move", "movement", "stock", "item", "item_code", "event", "webhook_attempt", "alert"),
-    *("job", "job_tally"),
+    *("job", "job_tally", "claim", "used_nonce", "device_config"),
 )
 
 COARSE: Final = ("ix_observation_doubtful", "AUTOMATIC")
@@ -122,6 +123,21 @@ async def facts(store: Store, photograph: Photograph) -> None:
     await inventory.remove_policy(item="tea")
 
 
+async def questions_of_devices(store: Store) -> None:
+    _, token = await store.devices.add("door")
+    await store.devices.authenticate(token)
+    await store.devices.rotate("door", grace_s=9.0)
+    await store.devices.signers("door")
+    await store.fleet.configure("door", DeviceConfig(every_s=60))
+    await store.fleet.entry("door")
+    claim, code = await store.claims.offer("door")
+    await store.claims.code(claim.id)
+    await store.claims.use(code)
+    await store.devices.revoke("door")
+    await store.nonces.spend(await store.nonces.issue(), b"signature")
+    await store.nonces.prune()
+
+
 async def questions(store: Store) -> None:
     inventory = store.inventory
     for sort in StockSort:
@@ -198,6 +214,7 @@ async def test_no_big_table_is_read_whole(
         await facts(store, photograph)
         await questions(store)
         await questions_of_captures(store)
+        await questions_of_devices(store)
         await jobs(queue)
     assert len(statements.asked) > 100
 
