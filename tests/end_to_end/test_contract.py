@@ -110,7 +110,16 @@ def test_every_answer_is_as_described(contract: Contract) -> None:
 
 
 def _look_around(contract: Contract) -> None:
-    for path in ("/livez", "/readyz", "/health", "/metrics", "/docs", "/", "/openapi.json"):
+    for path in (
+        "/livez",
+        "/readyz",
+        "/health",
+        "/metrics",
+        "/docs",
+        "/",
+        "/capture",
+        "/openapi.json",
+    ):
         contract.ask("GET " + path, 200)
     contract.ask("GET /v1/hello", 200)
 

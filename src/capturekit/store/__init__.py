@@ -6,6 +6,7 @@ from collections.abc import Callable
 from capturekit.database import Database
 from capturekit.store.access import Role
 from capturekit.store.alerts import Alert, AlertKind
+from capturekit.store.answers import Answers, Turn
 from capturekit.store.blob_records import BlobRecords
 from capturekit.store.captures import Capture, Captures, CaptureState, NewCapture
 from capturekit.store.changes import StockChange
@@ -58,6 +59,7 @@ __all__ = [
     "Alarm",
     "Alert",
     "AlertKind",
+    "Answers",
     "Basis",
     "BlobRecords",
     "Candidate",
@@ -127,6 +129,7 @@ __all__ = [
     "Token",
     "Tokens",
     "Trigger",
+    "Turn",
     "View",
     "WaitsFor",
     "Webhook",
@@ -164,5 +167,6 @@ class Store:
         self.fleet = Fleet(database, clock)
         self.claims = Claims(database, clock)
         self.nonces = Nonces(database, clock)
+        self.answers = Answers(database, clock)
         self.captures = Captures(noticing, clock, threshold)
         self.inventory = Inventory(noticing, clock)

@@ -137,6 +137,17 @@ claim = Table(
 )
 """Tokens that are offered: whoever has the code may take one."""
 
+kept_answer = Table(
+    "kept_answer",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("request_digest", NAME, nullable=False),
+    Column("turn", NAME, nullable=False),
+    Column("begun_at", Float, nullable=False, index=True),
+    Column("sealed", Text),
+)
+"""What was answered to requests that have an Idempotency-Key; null while it is being done."""
+
 view = Table(
     "view",
     metadata,

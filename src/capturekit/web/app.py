@@ -20,6 +20,7 @@ from capturekit.web.auth import principal_of
 from capturekit.web.edge import Edge
 from capturekit.web.events import Streams
 from capturekit.web.operation import Operation
+from capturekit.web.repeats import done_once
 from capturekit.web.routes import LIMITS_PATH, ROUTES
 
 BY_ADDRESS: Final = {"*": "ip", "POST /v1/claim": claims.LIMIT}
@@ -31,7 +32,8 @@ def create_app(kit: CaptureKit) -> Starlette:
 
     Raises ConfigError when a rate limit's rule cannot be read.
     """
-    routes: list[BaseRoute] = [_AllowingRoute(one) for one in ROUTES]
+    known = [_AllowingRoute(one) for one in ROUTES]
+    routes: list[BaseRoute] = [*known]
     routes.append(Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")))
     limiters = _limiters(kit)
 
@@ -54,7 +56,7 @@ def create_app(kit: CaptureKit) -> Starlette:
     )
     app.state.kit = kit
     app.state.operations = ROUTES
-    app.state.templates = {one.endpoint: one.path for one in ROUTES}
+    app.state.templates = {one.endpoint: one.path for one in known}
     app.state.limiters = limiters
     app.state.streams = Streams()
     return app
@@ -64,7 +66,10 @@ class _AllowingRoute(Route):
     """A route whose 405 names the methods of its whole path; starlette's names only its own."""
 
     def __init__(self, operation: Operation) -> None:
-        super().__init__(operation.path, operation.endpoint, methods=[operation.method])
+        endpoint = operation.endpoint
+        if operation.is_done_once:
+            endpoint = done_once(endpoint)
+        super().__init__(operation.path, endpoint, methods=[operation.method])
         methods = {one.method for one in ROUTES if one.path == operation.path}
         self._allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 

@@ -113,6 +113,7 @@ _PATH_PARAMETERS: Final[Mapping[str, tuple[str, str]]] = {
     "observation_id": ("An observation's number.", "17"),
     "task_id": ("A task's.", "01k9x3v6aa0b1c2d3e4f5g6h7j"),
     "token_id": ("A token's; it is no secret.", "4f1d9c07ab52"),
+    "worker_id": ("A worker's, as queue-info tells.", "kitchen-7f3a"),
     "webhook_id": ("A webhook's.", "01k9x3v6aa0b1c2d3e4f5g6h7j"),
 }
 """What they mean, with an example, unless a path says otherwise below."""
@@ -126,6 +127,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "ingest": "Uploads",
     "frames": "Uploads",
     "admin": "Processing",
+    "queue_control": "Processing",
     "captures": "Captures",
     "reviews": "Review",
     "inventory": "Inventory",
@@ -221,6 +223,8 @@ def refusals_of(operation: Operation) -> list[int]:
         found.add(404)
     if operation.body is not None:
         found |= {408, 413}
+    if operation.is_done_once:
+        found |= {408, 409, 413}
     if operation.method != "GET":
         found.add(507)
     return sorted(found)
@@ -304,9 +308,13 @@ def _path_parameters(operation: Operation) -> list[Json]:
         for name, what, example in found
     ]
     in_header: list[Json] = [
-        {"name": name, "in": "header", **HEADERS[name]} for name in operation.headers
+        {"name": name, "in": "header", **HEADERS[name]} for name in _headers(operation)
     ]
     return in_path + in_header
+
+
+def _headers(operation: Operation) -> tuple[str, ...]:
+    return (*operation.headers, *(("Idempotency-Key",) if operation.is_done_once else ()))
 
 
 def _query_parameters(operation: Operation, schemas: _Schemas) -> list[Json]:

@@ -77,3 +77,10 @@ class Operation:
     def template(self) -> str:
         """The path as people write it: ``/v1/items/{item_id}``."""
         return self.path.replace(":path}", "}")
+
+    @property
+    def is_done_once(self) -> bool:
+        """Whether the first answer is kept under an Idempotency-Key; see ``repeats``."""
+        has_own_keys = "Idempotency-Key" in self.headers
+        is_for_people = self.access not in (Access.ANYONE, Access.DEVICE)
+        return self.method == "POST" and is_for_people and not has_own_keys

@@ -26,6 +26,7 @@ def upgrade() -> None:
     _create_device_config()
     _create_claim()
     _create_used_nonce()
+    _create_kept_answer()
 
 
 def _create_device_config() -> None:
@@ -95,3 +96,16 @@ def _create_used_nonce() -> None:
         sa.PrimaryKeyConstraint("nonce", name="pk_used_nonce"),
     )
     op.create_index("ix_used_nonce_expires_at", "used_nonce", ["expires_at"])
+
+
+def _create_kept_answer() -> None:
+    op.create_table(
+        "kept_answer",
+        sa.Column("id", NAME, nullable=False),
+        sa.Column("request_digest", NAME, nullable=False),
+        sa.Column("turn", NAME, nullable=False),
+        sa.Column("begun_at", sa.Float, nullable=False),
+        sa.Column("sealed", sa.Text),
+        sa.PrimaryKeyConstraint("id", name="pk_kept_answer"),
+    )
+    op.create_index("ix_kept_answer_begun_at", "kept_answer", ["begun_at"])
