@@ -1,6 +1,12 @@
 import base64
 
+import httpx2
 import pytest
+from http_message_signatures import (
+    HTTPMessageSigner,
+    HTTPSignatureKeyResolver,
+    algorithms,
+)
 
 from capturekit.web.message_signatures import (
     BadSignature,
@@ -41,6 +47,36 @@ def test_the_vector_of_rfc_9421_b_2_5_holds() -> None:
     assert not holds(KEY[:-1], base, signature.value)
     assert not holds(KEY, base + b" ", signature.value)
     assert not holds(KEY, base, signature.value[:-1])
+
+
+class _Keys(HTTPSignatureKeyResolver):
+    def resolve_private_key(self, key_id: str) -> bytes:
+        assert key_id == "cam"
+        return KEY
+
+
+def test_what_another_library_signs_holds() -> None:
+    meta = {"capturekit-meta": "age=37, vbat=3912"}
+    url = "http://server:8000/v1/devices/cam/frames/a-1"
+    request = httpx2.Request("PUT", url, headers=meta, content=b"x")
+    signer = HTTPMessageSigner(signature_algorithm=algorithms.HMAC_SHA256, key_resolver=_Keys())
+    covered = ("@method", "@path", "@authority", *meta, "content-length", "content-digest")
+    signer.sign(request, key_id="cam", nonce="n", covered_component_ids=covered, body=b"x")
+    values = {
+        "@method": "PUT",
+        "@path": "/v1/devices/cam/frames/a-1",
+        "@authority": "server:8000",
+        "content-length": "1",
+        "content-digest": request.headers["content-digest"],
+        **meta,
+    }
+
+    signature = read_signature(request.headers["signature-input"], request.headers["signature"])
+
+    assert signature.components == covered
+    assert holds(KEY, signature_base(signature, values.get), signature.value)
+    values["@path"] += "x"
+    assert not holds(KEY, signature_base(signature, values.get), signature.value)
 
 
 def test_a_signature_is_read_as_it_was_signed() -> None:
