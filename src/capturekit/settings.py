@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -31,9 +32,13 @@ DEFAULT_RATE_LIMITS: Final = {
     "process-pending": "5/minute",
     "claim": "10/minute",
     "ip": "1200/minute",
+    "login": "10/minute",
+    "login-name": "5/minute",
+    "auth-failures": "30/minute",
 }
-"""Per identity, but ``claim``, tries of an address to use a code, and ``ip``: everything that one
-address sends, unknown paths included."""
+"""Per identity, but five. By address go ``ip``, everything that one sends, unknown paths included,
+``claim``, tries to use a code, ``login``, tries to sign in, and ``auth-failures``, wrong tokens; by
+name go tries to sign in as ``login-name``."""
 
 
 QUEUE_SCHEMES: Final = (
@@ -119,7 +124,9 @@ class Settings(BaseSettings):
     """Token for the admin API; when not set one is made at first start and shown once."""
     rate_limits: Annotated[dict[str, str], NoDecode] = DEFAULT_RATE_LIMITS
     """``off``, or rules by name such as ``ingest=10/minute, ip=1200/minute``; names left out
-    keep their default. Names: ingest, process-capture, process-pending, claim, ip."""
+    keep their default. Names: ingest, process-capture, process-pending; by address ip, claim,
+    login (tries to sign in), auth-failures (wrong tokens); by name login-name. ``off`` also lets
+    passwords be guessed without a limit."""
     adaptive_limits: bool = True
     """Whether uploads are limited more under load: the limit on them falls to a half as the
     wait of a new picture nears TARGET_WAIT_S, and beyond it they are refused with 503."""
@@ -130,6 +137,9 @@ class Settings(BaseSettings):
     ``event_loop``, ``memory`` and ``pressure`` (the kernel's PSI)."""
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     """Comma-separated CIDRs of the proxies whose ``Forwarded`` headers are believed."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated origins, such as ``https://shop.example``, whose pages may use the API with a
+    token. Never with the cookie of someone who signed in. Default: none."""
     max_upload_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 20 * 2**20
     """Largest picture taken, in bytes."""
     max_pixels: Annotated[int, Field(ge=1, le=10**9)] = 25_000_000
@@ -277,7 +287,19 @@ class Settings(BaseSettings):
             return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("load_signals", "queues", mode="before")
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if (
+                parts.scheme not in ("http", "https")
+                or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ValueError(f"{origin!r} is no origin; write https://shop.example")
+        return value
+
+    @field_validator("load_signals", "queues", "cors_origins", mode="before")
     @classmethod
     def _parse_names(cls, value: object) -> object:
         if isinstance(value, str):

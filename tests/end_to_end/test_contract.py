@@ -94,6 +94,7 @@ def test_every_answer_is_as_described(contract: Contract) -> None:
     _review(contract, capture_id)
     _move(contract)
     _run_the_server(contract)
+    _let_people_in(contract)
     _tell_others(contract)
     _take_away(contract)
 
@@ -247,6 +248,22 @@ def _run_the_server(contract: Contract) -> None:
     told = contract.ask("GET /v1/export", 200, params={"format": "json"})
     contract.ask("POST /v1/import", 200, json=told)
     contract.ask("POST /v1/import", 422, content=b"nonsense")
+
+
+def _let_people_in(contract: Contract) -> None:
+    ana = {"name": "ana", "password": "correct horse battery"}
+    contract.ask("POST /v1/people", 201, json=ana | {"role": "viewer"})
+    contract.ask("POST /v1/people", 409, json=ana | {"role": "viewer"})
+    contract.ask("GET /v1/people", 200)
+    contract.ask("PATCH /v1/people/{name}", 200, {"name": "ana"}, json={"role": "operator"})
+    with httpx2.Client(base_url=contract.server.url, timeout=20) as browser:
+        contract.ask("POST /v1/session", 401, by=browser, json=ana | {"password": "wrong"})
+        opened = contract.ask("POST /v1/session", 201, by=browser, json=ana)
+        contract.ask("GET /v1/session", 200, by=browser)
+        contract.ask("DELETE /v1/session", 403, by=browser)
+        browser.headers["X-CSRF-Token"] = opened["csrf_token"]
+        contract.ask("DELETE /v1/session", 204, by=browser)
+    contract.ask("DELETE /v1/session", 409)
 
 
 def _tell_others(contract: Contract) -> None:

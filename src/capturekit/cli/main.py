@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "demo": "capturekit.cli.demo:demo",
     "devices": "capturekit.cli.devices:devices",
     "tokens": "capturekit.cli.tokens:tokens",
+    "people": "capturekit.cli.people:people",
     "stock": "capturekit.cli.stock:stock",
     "review": "capturekit.cli.review:review",
     "reprocess": "capturekit.cli.reprocess:reprocess",

@@ -34,6 +34,7 @@ from capturekit.store.nonces import Nonces
 from capturekit.store.outbox import Event, Noticing, Outbox
 from capturekit.store.outlets import Outlet, Outlets
 from capturekit.store.page import Page
+from capturekit.store.people import People, Person
 from capturekit.store.policies import NewPolicy, Policy
 from capturekit.store.reprocessing import Candidate, Selection
 from capturekit.store.retention import Keeping, Removal, Retention
@@ -110,6 +111,8 @@ __all__ = [
     "Outlets",
     "Page",
     "ParLevel",
+    "People",
+    "Person",
     "Policy",
     "Principal",
     "PrincipalKind",
@@ -164,6 +167,7 @@ class Store:
         self.webhooks = Webhooks(noticing, clock)
         self.devices = Devices(database, clock)
         self.tokens = Tokens(database, clock)
+        self.people = People(database, clock)
         self.fleet = Fleet(database, clock)
         self.claims = Claims(database, clock)
         self.nonces = Nonces(database, clock)

@@ -148,6 +148,28 @@ kept_answer = Table(
 )
 """What was answered to requests that have an Idempotency-Key; null while it is being done."""
 
+person = Table(
+    "person",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("role", NAME, nullable=False),
+    Column("password", NAME, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("disabled_at", Float),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),
+)
+"""Who may sign in; ``password`` is a hash that says how it was made."""
+
+session = Table(
+    "session",
+    metadata,
+    Column("id_hash", NAME, primary_key=True),
+    Column("person", NAME, ForeignKey("person.name"), nullable=False, index=True),
+    Column("created_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
 view = Table(
     "view",
     metadata,

@@ -7,23 +7,25 @@ from typing import Final
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from capturekit.errors import ConfigError
 from capturekit.kit import CaptureKit
-from capturekit.ratelimit import RateLimiter, RateLimitMiddleware, open_storage
+from capturekit.ratelimit import ClientAddress, RateLimiter, RateLimitMiddleware, open_storage
 from capturekit.store import Role
 from capturekit.web import claims, problems
-from capturekit.web.auth import principal_of
+from capturekit.web.auth import caller_of
 from capturekit.web.edge import Edge
 from capturekit.web.events import Streams
+from capturekit.web.openapi import HEADERS
 from capturekit.web.operation import Operation
 from capturekit.web.repeats import done_once
 from capturekit.web.routes import LIMITS_PATH, ROUTES
 
-BY_ADDRESS: Final = {"*": "ip", "POST /v1/claim": claims.LIMIT}
+BY_ADDRESS: Final = {"*": "ip", "POST /v1/claim": claims.LIMIT, "POST /v1/session": "login"}
 """Routes whose limit goes by the address of who asks; other callers are known by name."""
 
 
@@ -36,11 +38,13 @@ def create_app(kit: CaptureKit) -> Starlette:
     routes: list[BaseRoute] = [*known]
     routes.append(Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")))
     limiters = _limiters(kit)
+    address = ClientAddress(str(network) for network in kit.settings.trusted_proxies)
 
     app = Starlette(
         routes=routes,
         middleware=[
             Middleware(Edge),
+            *_cors(kit),
             Middleware(
                 RateLimitMiddleware,
                 limits={
@@ -48,7 +52,7 @@ def create_app(kit: CaptureKit) -> Starlette:
                 },
                 named=limiters,
                 exempt=_is_admin_of_limits(kit),
-                trusted_proxies=[str(network) for network in kit.settings.trusted_proxies],
+                trusted_proxies=address,
                 members=_request_id,
             ),
         ],
@@ -58,6 +62,7 @@ def create_app(kit: CaptureKit) -> Starlette:
     app.state.operations = ROUTES
     app.state.templates = {one.endpoint: one.path for one in known}
     app.state.limiters = limiters
+    app.state.address = address
     app.state.streams = Streams()
     return app
 
@@ -78,6 +83,21 @@ class _AllowingRoute(Route):
         if self.methods and scope["method"] not in self.methods:
             raise HTTPException(405, headers={"Allow": self._allowed})
         await super().handle(scope, receive, send)
+
+
+def _cors(kit: CaptureKit) -> list[Middleware]:
+    """For pages of other origins, if any may use the API; they send a token, never a cookie."""
+    if not kit.settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=kit.settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", *sorted(HEADERS)],
+            expose_headers=["ETag", "Location", "Retry-After", "RateLimit", "X-Request-Id"],
+        )
+    ]
 
 
 def _limiters(kit: CaptureKit) -> dict[str, RateLimiter]:
@@ -111,7 +131,7 @@ def _is_admin_of_limits(kit: CaptureKit) -> Callable[[Scope], Awaitable[bool]]:
     async def exempt(scope: Scope) -> bool:
         if not scope["path"].removeprefix(scope.get("root_path", "")).startswith(LIMITS_PATH):
             return False
-        principal = await principal_of(scope, kit)
+        principal = await caller_of(scope, kit)
         return principal is not None and principal.role is Role.ADMIN
 
     return exempt

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from capturekit.errors import StorageError
 from capturekit.kit import CaptureKit
 from capturekit.store import Event, Role
-from capturekit.web.auth import bearer_token, kit_of, require
+from capturekit.web.auth import is_still_in, kit_of, require
 from capturekit.web.problems import Problem
 from capturekit.web.query import Query, parse_query
 
@@ -106,7 +106,7 @@ class EventStream(Response):
                 self._streams.open.add(tasks.cancel_scope)
                 tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
                 try:
-                    await self._tell(bearer_token(scope))
+                    await self._tell(scope)
                 except (TimeoutError, StorageError):
                     # The client is too slow, or the database is away: it comes again.
                     pass
@@ -116,7 +116,7 @@ class EventStream(Response):
         with anyio.move_on_after(1, shield=True):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _tell(self, token: str | None) -> None:
+    async def _tell(self, scope: Scope) -> None:
         await self._say(f"retry: {RETRY_MS}\n\n")
         while True:
             await self._reset_if_lost()
@@ -127,7 +127,7 @@ class EventStream(Response):
                 continue
             silent_s = anyio.current_time() - self._spoke_at
             if silent_s >= KEEPALIVE_S:
-                if await self._kit.store.devices.authenticate(token or "") is None:
+                if not await is_still_in(scope, self._kit):
                     return
                 # The number without data moves Last-Event-ID on, and is no event.
                 await self._say(f": still here\nid: {self._position}\n\n")

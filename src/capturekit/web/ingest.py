@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from capturekit.errors import NotAuthorized
 from capturekit.kit import Upload
 from capturekit.store import Principal
-from capturekit.web.auth import REFUSAL, admit, kit_of, spend_limit
+from capturekit.web.auth import REFUSAL, admit, by_token, kit_of, spend_limit
 from capturekit.web.device_config import config_field
 from capturekit.web.fields import content_digest
 from capturekit.web.form import Form, read_form
@@ -96,7 +96,7 @@ async def _read(request: Request, max_bytes: int) -> Form:
 async def _by_form_token(request: Request, form: Form) -> Principal:
     token = form.text("token")
     kit = kit_of(request)
-    principal = await kit.store.devices.authenticate(token) if token else None
+    principal = await by_token(request.scope, kit, token) if token else None
     if principal is None:
         raise await refusal(kit, "not-authorized", REFUSAL)
     await require_unsigned(kit, principal)

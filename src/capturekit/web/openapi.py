@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaValue, models_json_schema
 
 from capturekit import __version__
+from capturekit.web.auth import SESSION_COOKIE
 from capturekit.web.operation import Access, Content, Form, Operation, Raw
 from capturekit.wire.problem import ProblemDetails
 
@@ -120,6 +121,7 @@ _PATH_PARAMETERS: Final[Mapping[str, tuple[str, str]]] = {
 
 _PATH_PARAMETERS_OF: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("put_frame", "name"): ("`BOOT-NUMBER`: which start of the device, and a number.", "7f3a-12"),
+    ("change_person", "name"): ("Who it is.", "ana"),
     ("reset_limit", "name"): ("The limit's.", "ingest"),
 }
 
@@ -141,6 +143,7 @@ _TITLES: Final[Mapping[str, str]] = {
     "storage": "Storage",
     "limits": "Limits",
     "tokens": "Tokens and people",
+    "people": "Tokens and people",
     "events": "Events",
     "webhooks": "Events",
     "health": "Health",
@@ -153,7 +156,10 @@ _TITLES: Final[Mapping[str, str]] = {
 _SECURITY: Final[Mapping[Access, list[Json]]] = {
     Access.ANYONE: [],
     Access.DEVICE: [{"device": []}],
-    **{role: [{"token": [role.value]}] for role in (Access.VIEWER, Access.OPERATOR, Access.ADMIN)},
+    **{
+        role: [{"token": [role.value]}, {"session": [role.value]}]
+        for role in (Access.VIEWER, Access.OPERATOR, Access.ADMIN)
+    },
 }
 
 _SCHEMES: Final[Json] = {
@@ -162,6 +168,13 @@ _SCHEMES: Final[Json] = {
         "scheme": "bearer",
         "description": "A token of the API with this role, or one that may do more: a viewer "
         "looks, an operator changes stock and decides reviews, an admin may do everything.",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": SESSION_COOKIE,
+        "description": "A person who signed in by `POST /v1/session`. What changes something also "
+        "needs the header `X-CSRF-Token`.",
     },
     "device": {"type": "http", "scheme": "bearer", "description": "A device's own token."},
 }

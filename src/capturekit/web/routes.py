@@ -19,6 +19,7 @@ from capturekit.web import (
     limits,
     metrics,
     movements,
+    people,
     places,
     queue_control,
     reference,
@@ -33,6 +34,7 @@ from capturekit.web.waiting import WaitOptions
 from capturekit.wire import captures as captures_told
 from capturekit.wire import catalogue, operations, stock, tasks, uploads
 from capturekit.wire import devices as devices_told
+from capturekit.wire import people as people_told
 from capturekit.wire import reviews as reviews_told
 from capturekit.wire import tokens as tokens_told
 from capturekit.wire import webhooks as webhooks_told
@@ -647,6 +649,48 @@ ROUTES: Final[tuple[Operation, ...]] = (
         "/v1/webhooks/{webhook_id}/attempts",
         webhooks.list_attempts,
         {200: webhooks_told.AttemptList},
+    ),
+    Operation(
+        "POST",
+        "/v1/session",
+        people.sign_in,
+        {201: people_told.SessionShown},
+        access=Access.ANYONE,
+        body=people.SignIn,
+        limit="login",
+        problems=(401, 403),
+    ),
+    Operation(
+        "GET",
+        "/v1/session",
+        people.show_session,
+        {200: people_told.SessionShown},
+        access=Access.VIEWER,
+    ),
+    Operation(
+        "DELETE",
+        "/v1/session",
+        people.sign_out,
+        {204: None},
+        access=Access.VIEWER,
+        problems=(409,),
+    ),
+    Operation("GET", "/v1/people", people.list_people, {200: people_told.PersonList}),
+    Operation(
+        "POST",
+        "/v1/people",
+        people.add_person,
+        {201: people_told.PersonAdded},
+        body=people.NewPerson,
+        problems=(409,),
+    ),
+    Operation(
+        "PATCH",
+        "/v1/people/{name}",
+        people.change_person,
+        {200: people_told.PersonRow},
+        body=people.PersonChange,
+        problems=(409,),
     ),
     Operation("GET", "/v1/tokens", tokens.list_tokens, {200: tokens_told.TokenList}),
     Operation(

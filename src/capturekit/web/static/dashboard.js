@@ -9,6 +9,7 @@ const byId = (id) => document.getElementById(id);
 const shownQuantities = new Map();
 const thumbnails = new Map();
 let token = tokenFromAddress() ?? sessionStorage.getItem("capturekit-token");
+let who = null;
 let timer;
 
 class SignedOut extends Error {}
@@ -23,8 +24,9 @@ function tokenFromAddress() {
   return found;
 }
 
+// Without a token the browser sends the cookie of a session, if there is one.
 async function ask(path) {
-  const answer = await fetch(path, { headers: { Authorization: `Bearer ${token}` } });
+  const answer = await fetch(path, { headers: token ? { Authorization: `Bearer ${token}` } : {} });
   if (answer.status === 401 || answer.status === 403) throw new SignedOut();
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
   return answer;
@@ -137,20 +139,23 @@ function showConnection(text, className) {
   byId("connection").className = className;
 }
 
-function showSignIn(message = "") {
-  token = null;
+function showSignIn(message = "", field = "name") {
+  token = who = null;
   sessionStorage.removeItem("capturekit-token");
   byId("dashboard").hidden = true;
   byId("sign-out").hidden = true;
+  byId("who").hidden = true;
   byId("sign-in").hidden = false;
   byId("sign-in-error").textContent = message;
   showConnection("not signed in", "");
-  byId("token").focus();
+  byId("other-way").open ||= field === "token";
+  byId(field).focus();
 }
 
 async function refresh() {
   clearTimeout(timer);
   try {
+    who ??= await (await ask("v1/session")).json();
     const answers = await Promise.all([
       ask("v1/admin/stats"),
       ask(`v1/inventory?limit=${SHOWN_STOCK}`),
@@ -163,10 +168,13 @@ async function refresh() {
     byId("sign-in").hidden = true;
     byId("dashboard").hidden = false;
     byId("sign-out").hidden = false;
+    byId("who").hidden = false;
+    byId("who").textContent = `${who.name} (${who.role})`;
     showConnection("live", "is-live");
   } catch (error) {
     if (error instanceof SignedOut) {
-      showSignIn("This token is not, or no longer, an admin's.");
+      if (token) showSignIn("This token is not, or no longer, one that shows the dashboard.", "token");
+      else showSignIn(who ? "This session is over." : "");
       return;
     }
     showConnection(`no answer, trying again (${error.message})`, "is-lost");
@@ -174,18 +182,55 @@ async function refresh() {
   timer = setTimeout(refresh, REFRESH_MS);
 }
 
-byId("sign-in").addEventListener("submit", (event) => {
+async function signIn(event) {
+  event.preventDefault();
+  const given = { name: byId("name").value.trim(), password: byId("password").value };
+  byId("password").value = "";
+  byId("sign-in-error").textContent = "";
+  try {
+    const answer = await fetch("v1/session", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(given),
+    });
+    if (answer.ok) return refresh();
+    if (answer.status === 429) {
+      const seconds = answer.headers.get("Retry-After");
+      showSignIn(`Too many tries. Try again in ${seconds} s.`, "password");
+    } else if (answer.status >= 500) {
+      showSignIn(`The server answered ${answer.status}. Try again.`, "password");
+    } else {
+      showSignIn("Name or password is wrong.", "password");
+    }
+  } catch (error) {
+    showSignIn(`No answer (${error.message}). Try again.`, "password");
+  }
+}
+
+async function signOut() {
+  clearTimeout(timer);
+  if (who?.csrf_token) {
+    try {
+      const headers = { "X-CSRF-Token": who.csrf_token };
+      const answer = await fetch("v1/session", { method: "DELETE", headers });
+      if (!answer.ok && answer.status !== 401) throw new Error(`the server answered ${answer.status}`);
+    } catch (error) {
+      showConnection(`still signed in (${error.message})`, "is-lost");
+      return;
+    }
+  }
+  showSignIn();
+}
+
+byId("by-password").addEventListener("submit", signIn);
+byId("by-token").addEventListener("submit", (event) => {
   event.preventDefault();
   token = byId("token").value.trim();
   sessionStorage.setItem("capturekit-token", token);
   byId("token").value = "";
   refresh();
 });
-byId("sign-out").addEventListener("click", () => {
-  clearTimeout(timer);
-  showSignIn();
-});
+byId("sign-out").addEventListener("click", signOut);
 byId("filter").addEventListener("input", refresh);
 
-if (token) refresh();
-else showSignIn();
+refresh();

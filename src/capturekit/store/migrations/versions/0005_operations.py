@@ -12,6 +12,7 @@ NAME = sa.Text().with_variant(sa.dialects.postgresql.TEXT(collation="C"), "postg
 def upgrade() -> None:
     """Make what is new."""
     _give_tokens_roles()
+    _create_people()
     with op.batch_alter_table("stock") as stock:
         stock.add_column(sa.Column("silence_capture_id", NAME))
         stock.add_column(sa.Column("silence_from", sa.Float))
@@ -39,6 +40,30 @@ def _create_device_config() -> None:
         sa.ForeignKeyConstraint(["device_id"], ["device.id"], name="fk_device_config_device_id"),
         sa.PrimaryKeyConstraint("device_id", name="pk_device_config"),
     )
+
+
+def _create_people() -> None:
+    op.create_table(
+        "person",
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("role", NAME, nullable=False),
+        sa.Column("password", NAME, nullable=False),
+        sa.Column("created_at", sa.Float, nullable=False),
+        sa.Column("disabled_at", sa.Float),
+        sa.CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="ck_person_role"),
+        sa.PrimaryKeyConstraint("name", name="pk_person"),
+    )
+    op.create_table(
+        "session",
+        sa.Column("id_hash", NAME, nullable=False),
+        sa.Column("person", NAME, nullable=False),
+        sa.Column("created_at", sa.Float, nullable=False),
+        sa.Column("seen_at", sa.Float, nullable=False),
+        sa.Column("expires_at", sa.Float, nullable=False),
+        sa.ForeignKeyConstraint(["person"], ["person.name"], name="fk_session_person"),
+        sa.PrimaryKeyConstraint("id_hash", name="pk_session"),
+    )
+    op.create_index("ix_session_person", "session", ["person"])
 
 
 def _give_tokens_roles() -> None:
