@@ -21,6 +21,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     or_,
     select,
     update,
@@ -169,6 +170,10 @@ class Devices:
         """Every device, revoked ones too, by id."""
         return await self._database.read(_all)
 
+    async def counts(self) -> tuple[int, int]:
+        """How many devices there are, and how many of them are revoked."""
+        return await self._database.read(_counts)
+
     async def get(self, id: str) -> Device:
         """The device; raises Unknown."""
         return await self._database.read(partial(get, id=id))
@@ -301,6 +306,12 @@ def _add_view(connection: Connection, row: dict[str, object], device_id: str) ->
         delete(view).where(view.c.device_id == device_id, view.c.location_id == row["location_id"])
     )
     insert_new(connection, view, [row])
+
+
+def _counts(connection: Connection) -> tuple[int, int]:
+    query = select(func.count(), func.count(device.c.revoked_at)).select_from(device)
+    total, revoked = connection.execute(query).one()
+    return total, revoked
 
 
 def _all(connection: Connection) -> list[Device]:

@@ -197,9 +197,8 @@ async def _block(count: Count, request: Request) -> dict[str, object]:
 
 
 async def _devices(request: Request) -> Mapping[str, object]:
-    devices = await kit_of(request).store.devices.all()
-    revoked = sum(device.is_revoked for device in devices)
-    return {"total": len(devices), "active": len(devices) - revoked, "revoked": revoked}
+    total, revoked = await kit_of(request).store.devices.counts()
+    return {"total": total, "active": total - revoked, "revoked": revoked}
 
 
 async def _captures(request: Request) -> Mapping[str, object]:

@@ -56,6 +56,14 @@ async def test_revoking_ends_a_token_at_once(store: Store) -> None:
     assert (await store.devices.get("cam")).is_revoked
 
 
+async def test_devices_are_counted_and_the_revoked_among_them(store: Store) -> None:
+    for name in ("cam", "gone", "other"):
+        await store.devices.add(name)
+    await store.devices.revoke("gone")
+
+    assert await store.devices.counts() == (3, 1)
+
+
 async def test_rotating_gives_a_new_token_and_ends_the_old(store: Store) -> None:
     _, old = await store.devices.add("cam")
     await store.devices.revoke("cam")
