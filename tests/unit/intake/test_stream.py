@@ -17,6 +17,7 @@ from capturekit.errors import ConfigError
 from capturekit.intake.camera import CameraFailed
 from capturekit.intake.stream import StreamCamera
 from tests.camera_server import Asked, camera_server
+from tests.rtsp_server import rtsp_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -80,6 +81,18 @@ async def test_frames_of_an_endless_stream_are_jpegs(every_s: float) -> None:
         assert (len(children() - before) == 1) == (every_s < 10)
         await camera.aclose()
     assert children() == before
+
+
+@pytest.mark.parametrize("every_s", [60.0, 1.0])
+async def test_frames_of_an_rtsp_stream_are_of_now(every_s: float) -> None:
+    shown = [LEVELS[1]]
+    async with rtsp_server(lambda: frame(shown[-1])) as url:
+        camera = stream_camera(url, every_s)
+        assert level_of((await camera.shoot()).content) == LEVELS[1]
+        shown.append(LEVELS[3])
+        await asyncio.sleep(1)
+        assert level_of((await camera.shoot()).content) == LEVELS[3]
+        await camera.aclose()
 
 
 async def test_the_newest_frame_comes_not_one_that_waited() -> None:
