@@ -51,7 +51,7 @@ HEADERS: Final[Mapping[str, Json]] = {
         "description": "RFC 9421; how an upload is signed, in place of a token.",
         "schema": _TEXT,
         "example": 'sig=("@method" "@path" "content-digest" "content-length");created=1764086400'
-        ';keyid="pantry-cam";alg="hmac-sha256";nonce="AZq3Zc…"',
+        ';keyid="pantry-cam";alg="hmac-sha256";nonce="AZq3Zc"',
     },
     "Signature": {
         "description": "RFC 9421; HMAC-SHA256 by the SHA-256 of the token.",
