@@ -38,6 +38,19 @@ def signed_in(server: Server, name: str) -> Iterator[httpx2.Client]:
         yield client
 
 
+def test_what_a_browser_sends_again_is_done_once(server: Server) -> None:
+    new = {"name": "till", "role": "viewer"}
+    with signed_in(server, "root") as first, signed_in(server, "root") as other:
+        once, again = (
+            first.post("/v1/tokens", json=new, headers={"Idempotency-Key": "t"}) for _ in range(2)
+        )
+        assert once.status_code == again.status_code == 201
+        assert once.json() == again.json()
+        # Another session is another caller: it may not read the first one's secret.
+        answer = other.post("/v1/tokens", json=new, headers={"Idempotency-Key": "t"})
+        assert answer.json() != once.json()
+
+
 def test_a_session_says_who_one_is_until_one_signs_out(server: Server) -> None:
     with signed_in(server, "ana") as ana:
         told = ana.get("/v1/session").json()

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from capturekit.store import MAX_IMPORT_BYTES, Turn
-from capturekit.web.auth import bearer_token, kit_of, principal_of
+from capturekit.web.auth import bearer_token, caller_of, kit_of, session_secret
 from capturekit.web.operation import Endpoint
 from capturekit.web.problems import Problem
 from capturekit.web.query import idempotency_key, read_body
@@ -39,15 +39,17 @@ def done_once(endpoint: Endpoint) -> Endpoint:
     @functools.wraps(endpoint)
     async def once(request: Request) -> Response:
         key = idempotency_key(request)
-        token = bearer_token(request.scope)
-        principal = await principal_of(request.scope, kit_of(request))
-        if key is None or token is None or principal is None:
+        secret = bearer_token(request.scope) or session_secret(request.scope)
+        if key is None or secret is None:
+            return await endpoint(request)
+        principal = await caller_of(request.scope, kit_of(request))
+        if principal is None:
             return await endpoint(request)
         body = await read_body(request, max_bytes=MAX_IMPORT_BYTES)
         turn = await _turn(request, _digest(principal.credential_id, key), body)
         if turn.sealed is not None:
-            return _opened(token, turn.sealed)
-        return await _done(endpoint, Request(request.scope, _body_again(body)), turn, token)
+            return _opened(secret, turn.sealed)
+        return await _done(endpoint, Request(request.scope, _body_again(body)), turn, secret)
 
     return once
 
@@ -70,13 +72,13 @@ async def _turn(request: Request, id: str, body: bytes) -> Turn:
     raise Problem(409, "under-way", detail, headers={"Retry-After": "5"})
 
 
-async def _done(endpoint: Endpoint, request: Request, turn: Turn, token: str) -> Response:
+async def _done(endpoint: Endpoint, request: Request, turn: Turn, secret: str) -> Response:
     answers = kit_of(request).store.answers
     is_kept = False
     try:
         response = await endpoint(request)
         if 200 <= response.status_code < 300:
-            await answers.keep(turn, _sealed(token, response))
+            await answers.keep(turn, _sealed(secret, response))
             is_kept = True
         return response
     finally:
@@ -100,8 +102,8 @@ def _body_again(body: bytes) -> Receive:
     return receive
 
 
-def _sealed(token: str, response: Response) -> str:
-    """The answer, to be read only with the caller's token, of which the database has the hash.
+def _sealed(secret: str, response: Response) -> str:
+    """The answer, to be read only with the token or the session of which the database has a hash.
 
     Some answers show a secret, which must not lie about in the database or in a backup of it.
     """
@@ -110,18 +112,18 @@ def _sealed(token: str, response: Response) -> str:
     body = base64.b64encode(response.body).decode()
     plain = json.dumps([response.status_code, told, body]).encode()
     nonce = secrets.token_bytes(16)
-    return base64.b64encode(nonce + _masked(token, nonce, plain)).decode()
+    return base64.b64encode(nonce + _masked(secret, nonce, plain)).decode()
 
 
-def _opened(token: str, sealed: str) -> Response:
+def _opened(secret: str, sealed: str) -> Response:
     content = base64.b64decode(sealed)
-    status, headers, body = json.loads(_masked(token, content[:16], content[16:]))
+    status, headers, body = json.loads(_masked(secret, content[:16], content[16:]))
     return Response(base64.b64decode(body), status, headers)
 
 
-def _masked(token: str, nonce: bytes, content: bytes) -> bytes:
-    """The content under a mask that follows from token and nonce, or without it again."""
+def _masked(secret: str, nonce: bytes, content: bytes) -> bytes:
+    """The content under a mask that follows from secret and nonce, or without it again."""
     # SHAKE256 as a stream cipher. A nonce is used once; a token that we made has 256
     # random bits.
-    mask = hashlib.shake_256(nonce + token.encode()).digest(len(content))
+    mask = hashlib.shake_256(nonce + secret.encode()).digest(len(content))
     return bytes(a ^ b for a, b in zip(content, mask, strict=True))
