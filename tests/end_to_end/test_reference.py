@@ -60,7 +60,7 @@ def test_an_operation_opens_by_keyboard_and_tells_all(page: Page) -> None:
     page.keyboard.press("Enter")
 
     operation = page.locator("#record_movement")
-    expect(operation).to_contain_text("Needs an admin's token.")
+    expect(operation).to_contain_text("Needs a token or a session of the role operator.")
     expect(operation).to_contain_text("Idempotency-Key")
     expect(operation).to_contain_text("may_go_negative")
     expect(operation).to_contain_text("Too many requests.")

@@ -1,6 +1,6 @@
 // The reference, made of openapi.json. Texts become text nodes only: nothing in it can be a tag.
 
-const WHOM = { admin: "an admin's token", device: "the device's own token" };
+const WHOM = { device: "the device's own token", token: "a token", session: "a session" };
 let spec;
 
 function element(name, attributes = {}, ...children) {
@@ -136,7 +136,9 @@ function answer([status, node]) {
 }
 
 function body(operation) {
-  const whom = operation.security.flatMap(Object.keys).map((one) => WHOM[one] ?? one).join(" or ");
+  const schemes = operation.security.flatMap(Object.entries);
+  const role = schemes.flatMap(([, roles]) => roles)[0];
+  const whom = schemes.map(([name]) => WHOM[name] ?? name).join(" or ") + (role ? ` of the role ${role}` : "");
   const made = element("div", { class: "body" }, ...paragraphs(operation.description),
     element("p", { class: "quiet" }, whom ? `Needs ${whom}.` : "Needs no token."));
   if (operation.parameters)
