@@ -7,7 +7,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 
+from capturekit.cli.main import cli
 from tests.made_pictures import picture
 from tests.servers import ADMIN_TOKEN, Server, run_cli, running_server
 
@@ -164,8 +166,13 @@ def test_the_command_line_manages_people_beside_the_server(server: Server) -> No
     mine = {"name": "cli", "password": password}
     assert httpx2.post(f"{server.url}/v1/session", json=mine).status_code == 201
 
+    arguments = ("people", "password", "cli", "--data", str(server.data))
+    piped = CliRunner().invoke(cli, arguments, input=f"{PASSWORD}\n")
+    assert piped.exit_code == 0, piped.output
+    piped_in = mine | {"password": PASSWORD}
+    assert httpx2.post(f"{server.url}/v1/session", json=piped_in).status_code == 201
     renewed = run_cli(server.data, "people", "password", "cli", "--generate").split()[1]
-    assert httpx2.post(f"{server.url}/v1/session", json=mine).status_code == 401
+    assert httpx2.post(f"{server.url}/v1/session", json=piped_in).status_code == 401
     run_cli(server.data, "people", "disable", "cli")
     mine["password"] = renewed
     assert httpx2.post(f"{server.url}/v1/session", json=mine).status_code == 401

@@ -1,6 +1,7 @@
 """``capturekit people``: who may sign in to the dashboard and the API."""
 
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ def people() -> None:
 @generate_option
 @data_option
 def add(name: str, role: str, generate: bool, data_dir: Path | None) -> None:
-    """Let NAME sign in; asks for a password unless it is to be generated."""
+    """Let NAME sign in; asks for a password unless it is piped in or to be made."""
     from capturekit.store import Role
 
     password = _password(is_made=generate)
@@ -104,6 +105,8 @@ def _password(*, is_made: bool) -> str:
 
     if is_made:
         return passwords.generate()
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
     typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     return typed
 
