@@ -275,8 +275,8 @@ def test_judging_by_arrival_alone_is_found(
         window: Sequence[plausible.Count],
         rule: plausible.Rule | None,
         start: int,
-    ) -> None:
-        right(connection, item_id, window[: start + 1], rule, start)
+    ) -> set[str]:
+        return right(connection, item_id, window[: start + 1], rule, start)
 
     monkeypatch.setattr(plausible, "_judge_some", only_itself)
 
