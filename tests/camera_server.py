@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tests.loopback import serving
+
 Serve = Callable[["Asked", asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -61,20 +63,5 @@ def saying(reply: bytes) -> Serve:
 async def camera_server(serve: Serve) -> AsyncIterator[CameraServer]:
     """The server, closed with all its connections at the end."""
     camera = CameraServer(serve)
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(camera.accept(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    camera.port = server.sockets[0].getsockname()[1]
-    try:
+    async with serving(camera.accept) as camera.port:
         yield camera
-    finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)

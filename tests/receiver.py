@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import anyio
 
+from tests.loopback import serving
+
 HANG: Final = b""
 """In place of an answer: none comes."""
 
@@ -114,21 +116,5 @@ async def receiving(
 ) -> AsyncIterator[Receiver]:
     """A receiver on loopback, closed with all its connections at the end."""
     receiver = Receiver(answers, endless)
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(receiver.serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", port, ssl=tls)
-    receiver.port = server.sockets[0].getsockname()[1]
-    try:
+    async with serving(receiver.serve, port=port, tls=tls) as receiver.port:
         yield receiver
-    finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        # The transports are closed in the turn after.
-        await asyncio.sleep(0)

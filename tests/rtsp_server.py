@@ -5,7 +5,10 @@ import contextlib
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
+
+from tests.loopback import serving
 
 PART_BYTES: Final = 1200
 FRAMES_A_SECOND: Final = 10
@@ -88,19 +91,5 @@ async def _serve(
 @asynccontextmanager
 async def rtsp_server(frame: Callable[[], bytes]) -> AsyncIterator[str]:
     """The URL of a stream that shows ``frame()``, a baseline JPEG, ten times a second."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(_serve(reader, writer, frame))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    try:
-        yield f"rtsp://127.0.0.1:{server.sockets[0].getsockname()[1]}/stream"
-    finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)
+    async with serving(partial(_serve, frame=frame)) as port:
+        yield f"rtsp://127.0.0.1:{port}/stream"

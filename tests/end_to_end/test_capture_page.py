@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from tests.browsers import running_browser
 from tests.made_pictures import picture
 from tests.servers import Server, running_server
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 FLAGS = (
-    *("--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"),
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )
@@ -35,12 +35,8 @@ def token(server: Server) -> str:
 
 @pytest.fixture(scope="module")
 def browser(chromium: Path) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=FLAGS, chromium_sandbox=False
-        )
+    with running_browser(chromium, *FLAGS) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browsers import running_browser
 from tests.made_pictures import picture
 from tests.servers import ADMIN_TOKEN, Server, running_server
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
-FLAGS = ("--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 CODE = "4006381333931"
 PASSWORD = "correct horse battery"
 NARROW_PX = 360
@@ -30,12 +30,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser(chromium: Path) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=FLAGS, chromium_sandbox=False
-        )
+    with running_browser(chromium) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
